@@ -1,0 +1,47 @@
+"""Base58 text of addresses and signatures, with a bounded cache for the addresses that a stream repeats."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import based58
+from solders.pubkey import Pubkey
+
+ADDRESS_BYTES = 32
+# Text of a 32-byte address is 32 to 44 characters; anything longer is refused before the quadratic conversion starts.
+_ADDRESS_TEXT_MAX = 44
+_CACHED_ADDRESSES = 1 << 16
+
+_from_bytes = Pubkey.from_bytes
+
+
+@lru_cache(maxsize=_CACHED_ADDRESSES)
+def address_text(address: bytes) -> str:
+    """The base58 text of a 32-byte address. ValueError when the length is another."""
+    return str(_from_bytes(address))
+
+
+@lru_cache(maxsize=_CACHED_ADDRESSES)
+def address_bytes(text: str) -> bytes:
+    """The 32 bytes of an address. ValueError, with the text named, when it is not one."""
+    if not isinstance(text, str) or len(text) > _ADDRESS_TEXT_MAX:
+        raise ValueError(f"not an address: {str(text)[:60]!r}")
+    try:
+        return bytes(Pubkey.from_string(text))
+    except ValueError:
+        raise ValueError(f"not an address: {text!r} (an address is 32 bytes in base58)") from None
+
+
+def encode(data: bytes) -> str:
+    """Base58 text of any bytes."""
+    text: bytes = based58.b58encode(data)
+    return text.decode("ascii")
+
+
+def decode(text: str) -> bytes:
+    """The bytes of base58 text. ValueError when a character is outside the alphabet."""
+    try:
+        data: bytes = based58.b58decode(text.encode("ascii"))
+    except Exception as error:
+        raise ValueError(f"not base58: {text[:60]!r}") from error
+    return data

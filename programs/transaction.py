@@ -1,0 +1,420 @@
+"""The transaction as the chain stored it: the ledger's unit, its wire format, and the replies of getTransaction.
+
+`RawTransaction` is what the ledger keeps. `TransactionView` is the one shape that the rest of this package reads; it is filled from the
+wire bytes (`view`) or from any encoding of a getTransaction result (`view_from_rpc`). Nothing here does I/O.
+Wire format: Solana's message formats "legacy" and version 0, as written by their serializer (compact-u16 lengths, little endian).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from programs import base58
+
+# A packet is at most 1,232 bytes; anything near this bound is no transaction. It stops absurd input before it is parsed.
+WIRE_BYTES_MAX = 1 << 16
+_KEY = 32
+_SIGNATURE = 64
+
+
+class TransactionError(ValueError):
+    """These bytes, or this JSON, are not a transaction; the message says what and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class InnerInstruction:
+    """An instruction that a program called. `outer` is the top-level instruction it ran under, `index` its place there, both from 0.
+
+    `accounts` are indices into the transaction's keys, one byte each. `stack_height` is 2 for a direct call; None in older replies.
+    """
+
+    outer: int
+    index: int
+    program_id_index: int
+    accounts: bytes
+    data: bytes
+    stack_height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OuterInstruction:
+    """A top-level instruction; `accounts` are indices into the transaction's keys, one byte each."""
+
+    program_id_index: int
+    accounts: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawTransaction:
+    """One transaction with what the node recorded about it.
+
+    slot, transaction_index: its place in the chain. signature: base58. block_time: unix seconds, None when unknown.
+    err: compact JSON with sorted keys, None when it succeeded. wire: the serialized transaction, b"" when the source had only JSON.
+    logs: None when the node did not record them. inner: None when not recorded.
+    loaded: addresses from lookup tables, writable then readonly, 32 bytes each. version: None is legacy.
+    """
+
+    slot: int
+    transaction_index: int
+    signature: str
+    block_time: int | None
+    err: str | None
+    wire: bytes
+    logs: tuple[str, ...] | None
+    inner: tuple[InnerInstruction, ...] | None
+    loaded: tuple[bytes, ...]
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionView:
+    """What decoding reads of a transaction. `keys` and `outer` are None when the message's version is unknown."""
+
+    slot: int
+    signature: str
+    block_time: int | None
+    err: str | None
+    keys: tuple[bytes, ...] | None
+    outer: tuple[OuterInstruction, ...] | None
+    inner: tuple[InnerInstruction, ...] | None
+    logs: tuple[str, ...] | None
+    version: int | None
+
+
+# ---- the wire ----
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the wire says: version (None is legacy), the keys written in it, its instructions. Unknown versions have neither."""
+
+    version: int | None
+    signature: bytes
+    static_keys: tuple[bytes, ...] | None
+    instructions: tuple[OuterInstruction, ...] | None
+
+
+def parse_wire(wire: bytes) -> Message:
+    """Read a serialized transaction. TransactionError, with the offset, when it is cut short or malformed."""
+    if len(wire) > WIRE_BYTES_MAX:
+        raise TransactionError(f"{len(wire)} bytes are too many for a transaction (at most {WIRE_BYTES_MAX})")
+    try:
+        return _parse_wire(wire)
+    except IndexError:
+        raise TransactionError(f"the transaction is cut short at byte {len(wire)}") from None
+
+
+def _parse_wire(wire: bytes) -> Message:
+    if wire[0] & 0x80:
+        # From version 1 on the message comes first and the signatures last.
+        return Message(wire[0] & 0x7F, b"", None, None)
+    signatures, at = _compact(wire, 0)
+    signature = wire[at : at + _SIGNATURE]
+    at += signatures * _SIGNATURE
+    version: int | None = None
+    if wire[at] & 0x80:
+        version = wire[at] & 0x7F
+        at += 1
+        if version != 0:
+            return Message(version, signature, None, None)
+    keys, at = _compact(wire, at + 3)
+    end = at + keys * _KEY
+    static = tuple([wire[start : start + _KEY] for start in range(at, end, _KEY)])
+    wire[end + _KEY - 1]  # the recent blockhash is there, and so is every key before it
+    instructions, at = _instructions(wire, end + _KEY)
+    return Message(version, signature, static, instructions)
+
+
+def _instructions(wire: bytes, at: int) -> tuple[tuple[OuterInstruction, ...], int]:
+    count, at = _compact(wire, at)
+    found = []
+    for _ in range(count):
+        program = wire[at]
+        length, at = _compact(wire, at + 1)
+        accounts = wire[at : at + length]
+        length, at = _compact(wire, at + length)
+        data = wire[at : at + length]
+        at += length
+        if at > len(wire):
+            raise IndexError
+        found.append(OuterInstruction(program, accounts, data))
+    return tuple(found), at
+
+
+def _compact(wire: bytes, at: int) -> tuple[int, int]:
+    """A compact-u16 and the offset behind it."""
+    first = wire[at]
+    if first < 0x80:
+        return first, at + 1
+    second = wire[at + 1]
+    if second < 0x80:
+        return first & 0x7F | second << 7, at + 2
+    third = wire[at + 2]
+    if third > 3:
+        raise TransactionError(f"the length at byte {at} is larger than 65535")
+    return first & 0x7F | (second & 0x7F) << 7 | third << 14, at + 3
+
+
+def account_keys(raw: RawTransaction) -> tuple[bytes, ...] | None:
+    """Every address that instructions index: those in the message, then the loaded ones. None when the version is unknown or no wire is held."""
+    if not raw.wire:
+        return None
+    static = parse_wire(raw.wire).static_keys
+    return None if static is None else static + raw.loaded
+
+
+def top_level(raw: RawTransaction) -> tuple[OuterInstruction, ...] | None:
+    """The transaction's own instructions, in order. None when the version is unknown or no wire is held."""
+    return parse_wire(raw.wire).instructions if raw.wire else None
+
+
+def view(raw: RawTransaction) -> TransactionView:
+    """The raw transaction with its wire parsed. TransactionError when the wire is malformed."""
+    keys: tuple[bytes, ...] | None = None
+    outer: tuple[OuterInstruction, ...] | None = None
+    if raw.wire:
+        message = parse_wire(raw.wire)
+        outer = message.instructions
+        keys = None if message.static_keys is None else message.static_keys + raw.loaded
+    return TransactionView(raw.slot, raw.signature, raw.block_time, raw.err, keys, outer, raw.inner, raw.logs, raw.version)
+
+
+# ---- getTransaction ----
+
+
+class _RpcInstruction(msgspec.Struct, gc=False):
+    programIdIndex: int | None = None
+    programId: str | None = None
+    accounts: list[int | str] | None = None
+    data: str | None = None
+    stackHeight: int | None = None
+
+
+class _RpcInner(msgspec.Struct, gc=False):
+    index: int
+    instructions: list[_RpcInstruction]
+
+
+class _RpcLoaded(msgspec.Struct, gc=False):
+    writable: list[str] = []
+    readonly: list[str] = []
+
+
+class _RpcMeta(msgspec.Struct):
+    err: Any = None
+    logMessages: tuple[str, ...] | None = None
+    innerInstructions: list[_RpcInner] | None = None
+    loadedAddresses: _RpcLoaded | None = None
+
+
+class RpcTransaction(msgspec.Struct):
+    """A getTransaction result with only the fields that are read; the message stays unparsed until it is wanted."""
+
+    transaction: msgspec.Raw
+    slot: int = 0
+    meta: _RpcMeta | None = None
+    blockTime: int | None = None
+    version: int | str | None = None
+    transactionIndex: int | None = None
+
+
+class _Reply(msgspec.Struct):
+    result: RpcTransaction | None | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # A bare result has these at its top; they tell it from a reply.
+    transaction: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _RpcKey(msgspec.Struct, gc=False):
+    pubkey: str
+
+
+class _RpcMessage(msgspec.Struct):
+    accountKeys: list[str | _RpcKey]
+    instructions: list[_RpcInstruction] = []
+
+
+class _RpcTransactionJson(msgspec.Struct):
+    message: _RpcMessage
+    signatures: list[str] = []
+
+
+_decode_reply = msgspec.json.Decoder(_Reply).decode
+_decode_result = msgspec.json.Decoder(RpcTransaction).decode
+_decode_body = msgspec.json.Decoder(_RpcTransactionJson | tuple[str, str] | str).decode
+
+
+def parse_rpc(source: bytes | str | Mapping[str, Any]) -> RpcTransaction:
+    """A getTransaction result, or the whole JSON-RPC reply around it, with only what is needed taken out. TransactionError otherwise."""
+    text = msgspec.json.encode(source) if isinstance(source, Mapping) else source
+    try:
+        return _decode_result(text)
+    except msgspec.DecodeError as error:
+        refusal = error
+    except UnicodeDecodeError as error:
+        raise TransactionError(f"not JSON: {error}") from None
+    try:
+        reply = _decode_reply(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise TransactionError(f"not a getTransaction result: {refusal}") from None
+    if isinstance(reply.result, RpcTransaction):
+        return reply.result
+    if isinstance(reply.error, msgspec.Raw):
+        raise TransactionError(f"the node answered with an error: {bytes(reply.error)[:200].decode('utf-8', 'replace')}")
+    if reply.result is None:
+        raise TransactionError("the node does not know this transaction (result is null)")
+    raise TransactionError(f"not a getTransaction result: {refusal}")
+
+
+def error_text(err: Any) -> str | None:
+    """The `err` of a transaction as the ledger keeps it: None, or compact JSON with sorted keys."""
+    return None if err is None else msgspec.json.encode(err, order="sorted").decode()
+
+
+def from_rpc(source: bytes | str | Mapping[str, Any], transaction_index: int = 0) -> RawTransaction:
+    """The ledger's form of a getTransaction result. The json encodings carry no wire: `wire` is empty then, and `view_from_rpc` reads more."""
+    rpc = source if isinstance(source, RpcTransaction) else parse_rpc(source)
+    meta = rpc.meta or _RpcMeta()
+    body = _body(rpc)
+    wire = b"" if isinstance(body, _RpcTransactionJson) else body
+    keys = None if wire else _json_keys(body, rpc, meta)
+    return RawTransaction(
+        slot=rpc.slot,
+        transaction_index=rpc.transactionIndex if rpc.transactionIndex is not None else transaction_index,
+        signature=_signature(body),
+        block_time=rpc.blockTime,
+        err=error_text(meta.err),
+        wire=wire,
+        logs=meta.logMessages,
+        inner=_inner(meta, keys),
+        loaded=_loaded(meta),
+        version=rpc.version if isinstance(rpc.version, int) else None,
+    )
+
+
+def view_from_rpc(source: bytes | str | Mapping[str, Any] | RpcTransaction) -> TransactionView:
+    """A getTransaction result in any encoding (json, jsonParsed, base64, base58) as decoding reads it. TransactionError when it is none."""
+    rpc = source if isinstance(source, RpcTransaction) else parse_rpc(source)
+    meta = rpc.meta or _RpcMeta()
+    version = rpc.version if isinstance(rpc.version, int) else None
+    body = _body(rpc)
+    keys: tuple[bytes, ...] | None
+    outer: tuple[OuterInstruction, ...] | None
+    if isinstance(body, _RpcTransactionJson):
+        keys = _json_keys(body, rpc, meta)
+        outer = _json_outer(body, keys)
+    else:
+        message = parse_wire(body)
+        keys = None if message.static_keys is None else message.static_keys + _loaded(meta)
+        outer = message.instructions
+        version = message.version
+    inner = _inner(meta, keys)
+    return TransactionView(
+        rpc.slot, _signature(body), rpc.blockTime, error_text(meta.err), keys, outer, inner, meta.logMessages, version
+    )
+
+
+def _body(rpc: RpcTransaction) -> _RpcTransactionJson | bytes:
+    try:
+        body = _decode_body(rpc.transaction)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TransactionError(f"not a transaction: {error} (in `transaction`)") from None
+    if isinstance(body, _RpcTransactionJson):
+        return body
+    text, encoding = (body, "base58") if isinstance(body, str) else body
+    try:
+        if encoding == "base64":
+            return base64.b64decode(text, validate=True)
+        if encoding == "base58":
+            return base58.decode(text)
+    except (binascii.Error, ValueError) as error:
+        raise TransactionError(f"`transaction` is not {encoding}: {error}") from None
+    raise TransactionError(f"`transaction` is in the unknown encoding {encoding!r}")
+
+
+def _signature(body: _RpcTransactionJson | bytes) -> str:
+    if isinstance(body, _RpcTransactionJson):
+        if not body.signatures:
+            raise TransactionError("the transaction has no signature")
+        return body.signatures[0]
+    if body[:1] and body[0] & 0x80:
+        return base58.encode(body[-_SIGNATURE:])
+    return base58.encode(parse_wire(body).signature)
+
+
+def _loaded(meta: _RpcMeta) -> tuple[bytes, ...]:
+    if meta.loadedAddresses is None:
+        return ()
+    return tuple([_key(text) for text in (*meta.loadedAddresses.writable, *meta.loadedAddresses.readonly)])
+
+
+def _key(text: str) -> bytes:
+    try:
+        return base58.address_bytes(text)
+    except ValueError as error:
+        raise TransactionError(str(error)) from None
+
+
+def _json_keys(body: _RpcTransactionJson | bytes, rpc: RpcTransaction, meta: _RpcMeta) -> tuple[bytes, ...] | None:
+    if not isinstance(body, _RpcTransactionJson):
+        return None
+    keys = body.message.accountKeys
+    if keys and isinstance(keys[0], _RpcKey):
+        # jsonParsed: the loaded addresses are in the list already.
+        return tuple([_key(key.pubkey if isinstance(key, _RpcKey) else key) for key in keys])
+    return tuple([_key(key) for key in keys if isinstance(key, str)]) + _loaded(meta)
+
+
+def _json_outer(body: _RpcTransactionJson, keys: tuple[bytes, ...] | None) -> tuple[OuterInstruction, ...]:
+    places = _places(keys)
+    return tuple([OuterInstruction(*_resolved(entry, places)) for entry in body.message.instructions])
+
+
+def _inner(meta: _RpcMeta, keys: tuple[bytes, ...] | None) -> tuple[InnerInstruction, ...] | None:
+    if meta.innerInstructions is None:
+        return None
+    if not meta.innerInstructions:
+        return ()
+    places: dict[bytes, int] | None = None
+    found = []
+    for group in meta.innerInstructions:
+        for index, entry in enumerate(group.instructions):
+            if entry.programIdIndex is None and places is None:
+                places = _places(keys)
+            program, accounts, data = _resolved(entry, places or {})
+            found.append(InnerInstruction(group.index, index, program, accounts, data, entry.stackHeight))
+    return tuple(found)
+
+
+def _places(keys: tuple[bytes, ...] | None) -> dict[bytes, int]:
+    return {} if keys is None else {key: place for place, key in reversed(tuple(enumerate(keys)))}
+
+
+def _resolved(entry: _RpcInstruction, places: Mapping[bytes, int]) -> tuple[int, bytes, bytes]:
+    """Program index, account indices, data. A parsed instruction has neither accounts nor data: they stay empty."""
+    data = b"" if not entry.data else _data(entry.data)
+    try:
+        if entry.programIdIndex is not None:
+            return entry.programIdIndex, bytes(entry.accounts or ()), data  # type: ignore[arg-type]
+        if entry.programId is None:
+            raise TransactionError("an instruction names no program")
+        accounts = bytes([places[_key(str(account))] for account in entry.accounts or ()])
+        return places[_key(entry.programId)], accounts, data
+    except KeyError as error:
+        raise TransactionError(f"an instruction names {base58.encode(error.args[0])}, which is not among the keys") from None
+    except (TypeError, ValueError) as error:
+        raise TransactionError(f"an instruction is malformed: {error}") from None
+
+
+def _data(text: str) -> bytes:
+    try:
+        return base58.decode(text)
+    except ValueError as error:
+        raise TransactionError(f"the data of an instruction is {error}") from None
