@@ -1,0 +1,454 @@
+"""Layouts become Python source, compiled once when an IDL is loaded.
+
+Neighbouring values of fixed size are read by one `struct` call, nested definitions of fixed size included; each definition of varying
+size becomes one function, so the source grows with the IDL and not with its unfolding. Names of the IDL enter the source only as
+`repr` of a string: whatever they hold, they stay string literals. Generated code finds out that bytes are wrong; it does not say how:
+the caller asks `reference.Reader` then.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from programs.base58 import address_text
+from programs.codec.layout import (
+    ENDLESS,
+    RECURSION_MAX,
+    ZERO_SIZED_VALUES_MAX,
+    Array,
+    Broken,
+    Enum,
+    FixedBytes,
+    Named,
+    Node,
+    Option,
+    Pad,
+    Record,
+    Scalar,
+    Sized,
+    Vec,
+)
+from programs.codec.reference import float_value
+
+# decode(data, offset, len(data)) → value and the offset behind it
+DecodeFunction: TypeAlias = Callable[[bytes, int, int], tuple[Any, int]]
+
+# A definition with more values than this is a function of its own instead of a part of its holder's struct call.
+_INLINE_VALUES_MAX = 48
+_INLINE_BYTES_MAX = 1 << 12
+# One struct call unpacks at most about this many values.
+_RUN_VALUES_MAX = 128
+
+_FORMATS = {
+    "u8": "B",
+    "i8": "b",
+    "u16": "H",
+    "i16": "h",
+    "u32": "I",
+    "i32": "i",
+    "u64": "Q",
+    "i64": "q",
+    "f32": "f",
+    "f64": "d",
+    "bool": "B",
+    "pubkey": "32s",
+    "u128": "QQ",
+    "i128": "Qq",
+    "u256": "QQQQ",
+    "i256": "QQQq",
+}
+_BULK = frozenset({"u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"})
+
+
+class Mismatch(Exception):
+    """Generated code met bytes that do not fit; which and where is the reference reader's to say."""
+
+
+MISMATCHES = (Mismatch, struct.error, IndexError, UnicodeDecodeError, RecursionError)
+
+
+def compile_decoders(layouts: Mapping[str, Named]) -> tuple[dict[str, DecodeFunction], str]:
+    """One decoder for each layout, under the same key, and the source they were compiled from."""
+    generator = _Generator()
+    functions = {key: generator.root(node) for key, node in layouts.items()}
+    namespace = generator.compile()
+    return {key: namespace[function] for key, function in functions.items()}, generator.source
+
+
+class _Generator:
+    def __init__(self) -> None:
+        self.constants: dict[str, Any] = {
+            "A": address_text,
+            "M": Mismatch,
+            "F": float_value,
+            "B2": (False, True),
+            "I4": struct.Struct("<I").unpack_from,
+            "U": struct.unpack_from,
+            "Z": [0],
+        }
+        self.structs: dict[str, str] = {}
+        self.functions: list[str] = []
+        self.names: dict[int, str] = {}
+        # Nodes are told apart by identity, so they must live as long as the table above.
+        self.held: list[Node] = []
+        self.inline: dict[int, int | None] = {}
+        self.pending: list[tuple[str, Node]] = []
+
+    @property
+    def source(self) -> str:
+        return "\n".join(self.functions)
+
+    def compile(self) -> dict[str, Any]:
+        while self.pending:
+            name, node = self.pending.pop()
+            _Function(self, name).build(node)
+        namespace = dict(self.constants)
+        exec(compile(self.source, "<idl>", "exec", dont_inherit=True), namespace)
+        return namespace
+
+    def root(self, node: Named) -> str:
+        inner = self.function(node)
+        name = f"root{len(self.functions)}"
+        lines = [f"def {name}(b, o, L):", f" Z[0] = {ZERO_SIZED_VALUES_MAX}", f" return {inner}(b, o, L, 0)", ""]
+        if node.size is not None and not node.cyclic:
+            # Nothing in it can hold elements without size: the budget need not be set.
+            lines.pop(1)
+        self.functions.append("\n".join(lines))
+        return name
+
+    def function(self, node: Node) -> str:
+        name = self.names.get(id(node))
+        if name is None:
+            name = self.names[id(node)] = f"f{len(self.names)}"
+            self.held.append(node)
+            self.pending.append((name, node))
+        return name
+
+    def constant(self, value: Any) -> str:
+        name = f"C{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def unpacker(self, layout: str) -> str:
+        name = self.structs.get(layout)
+        if name is None:
+            name = self.structs[layout] = self.constant(struct.Struct("<" + layout).unpack_from)
+        return name
+
+    def iterator(self, layout: str) -> str:
+        key = "iter " + layout
+        name = self.structs.get(key)
+        if name is None:
+            name = self.structs[key] = self.constant(struct.Struct("<" + layout).iter_unpack)
+        return name
+
+    def inline_values(self, node: Node) -> int | None:
+        """How many values the node adds to a struct call, None when it is not to be inlined."""
+        known = self.inline.get(id(node), -1)
+        if known == -1:
+            known = self.inline[id(node)] = self._inline_values(node)
+            self.held.append(node)
+        return known
+
+    def _inline_values(self, node: Node) -> int | None:
+        if node.size is None or node.size > _INLINE_BYTES_MAX:
+            return None
+        match node:
+            case Scalar():
+                return 1
+            case FixedBytes() | Pad():
+                return 1
+            case Enum() if node.plain and node.tag == 1:
+                return 1
+            case Named() if not node.cyclic:
+                return self.inline_values(node.body)
+            case Array() if node.length <= _INLINE_VALUES_MAX:
+                below = self.inline_values(node.inner)
+                total = None if below is None else below * node.length
+            case Record():
+                parts = [self.inline_values(member.node) for member in node.members]
+                total = None if None in parts else sum(part for part in parts if part is not None)
+            case _:
+                return None
+        return total if total is not None and total <= _INLINE_VALUES_MAX else None
+
+
+class _Function:
+    """The source of one function under construction: statements, and a run of values that the next struct call will read."""
+
+    def __init__(self, generator: _Generator, name: str) -> None:
+        self.g = generator
+        self.name = name
+        self.lines: list[str] = []
+        self.run: list[str] = []
+        self.run_names: list[str] = []
+        self.run_bytes = 0
+        self.count = 0
+
+    def build(self, node: Node) -> None:
+        self.line(f"def {self.name}(b, o, L, d):", 0)
+        if isinstance(node, Named):
+            if node.cyclic:
+                self.line(f"if d >= {RECURSION_MAX}: raise M")
+                self.line("d += 1")
+            body = node.body
+        else:
+            body = node
+        if node.least >= ENDLESS:
+            self.line("raise M")
+        elif isinstance(body, Enum) and not body.plain:
+            self.enum(body)
+        else:
+            value = self.contents(body)
+            # The offset is folded into the return, which is what most definitions end with.
+            if self.run:
+                step = self.flush(advance=False)
+                self.line(f"return {value}, o + {step}")
+            else:
+                self.line(f"return {value}, o")
+        self.g.functions.append("\n".join([*self.lines, ""]))
+
+    def line(self, text: str, indent: int = 1) -> None:
+        self.lines.append(" " * indent + text)
+
+    def variable(self) -> str:
+        self.count += 1
+        return f"v{self.count}"
+
+    # -- runs --
+
+    def add(self, layout: str, size: int, names: int) -> list[str]:
+        if len(self.run_names) > _RUN_VALUES_MAX:
+            self.flush()
+        variables = [self.variable() for _ in range(names)]
+        self.run.append(layout)
+        self.run_names += variables
+        self.run_bytes += size
+        return variables
+
+    def flush(self, advance: bool = True) -> int:
+        """Emit the struct call for what has gathered. Returns its bytes."""
+        size, self.run_bytes = self.run_bytes, 0
+        if self.run:
+            unpack = self.g.unpacker("".join(self.run))
+            target = "".join(f"{name}, " for name in self.run_names).rstrip()
+            self.line(f"{target} = {unpack}(b, o)" if target else f"{unpack}(b, o)")
+            if advance:
+                self.line(f"o += {size}")
+        self.run, self.run_names = [], []
+        return size
+
+    # -- values: each returns the expression of the value, valid once the run is flushed --
+
+    def value(self, node: Node) -> str:
+        if self.g.inline_values(node) is not None:
+            return self.inline(node)
+        match node:
+            case Sized():
+                return self.sized(node)
+            case Vec():
+                return self.vec(node)
+            case Option() if node.tag == 1:
+                return self.option(node)
+            case _:
+                return self.call(node)
+
+    def contents(self, node: Node) -> str:
+        """As `value`, for what this function is about: it must not call itself."""
+        match node:
+            case Record():
+                return self.record(node, self.value)
+            case Array():
+                return self.array(node)
+            case Option():
+                return self.coption(node) if node.tag == 4 else self.option(node)
+            case Enum():
+                return self.plain_enum(node)
+            case Broken():
+                self.flush()
+                self.line("raise M")
+                return "None"
+            case FixedBytes():
+                self.flush()
+                name = self.variable()
+                self.line(f"if o + {node.length} > L: raise M")
+                self.line(f"{name} = b[o:o + {node.length}].hex()")
+                self.line(f"o += {node.length}")
+                return name
+            case _:
+                return self.value(node)
+
+    def call(self, node: Node) -> str:
+        self.flush()
+        name = self.variable()
+        self.line(f"{name}, o = {self.g.function(node)}(b, o, L, d)")
+        return name
+
+    def inline(self, node: Node) -> str:
+        match node:
+            case Scalar():
+                return self.scalar(node)
+            case FixedBytes():
+                return f"{self.add(f'{node.length}s', node.length, 1)[0]}.hex()"
+            case Pad():
+                self.add(f"{node.size}x", node.size or 0, 0)
+                return ""
+            case Enum():
+                names = self.g.constant(tuple(name for name, _ in node.variants))
+                return f"{names}[{self.add('B', 1, 1)[0]}]"
+            case Named():
+                return self.inline(node.body)
+            case Array():
+                return "[" + ", ".join(self.inline(node.inner) for _ in range(node.length)) + "]"
+            case Record():
+                return self.record(node, self.inline)
+            case _:
+                raise AssertionError(f"{type(node).__name__} is never inlined")
+
+    def scalar(self, node: Scalar) -> str:
+        kind = node.kind
+        names = self.add(_FORMATS[kind], node.size or 0, {"28": 2, "56": 4}.get(kind[-2:], 1))
+        first = names[0]
+        if kind == "pubkey":
+            return f"A({first})"
+        if kind == "bool":
+            return f"B2[{first}]"
+        if kind in ("f32", "f64"):
+            return f"({first} if {first} - {first} == 0 else F({first}))"
+        if len(names) == 1:
+            return first
+        return "(" + " | ".join(f"{name} << {64 * i}" if i else name for i, name in enumerate(names)) + ")"
+
+    def record(self, node: Record, member_value: Callable[[Node], str]) -> str:
+        parts: list[str] = []
+        for member in node.members:
+            if isinstance(member.node, Pad):
+                # Padding wider than one struct format is worth is still only bytes to pass over.
+                self.add(f"{member.node.size}x", member.node.size or 0, 0)
+                continue
+            value = member_value(member.node)
+            parts.append(value if node.shape == "tuple" else f"{member.name!r}: {value}")
+        inside = ", ".join(parts)
+        return f"[{inside}]" if node.shape == "tuple" else f"{{{inside}}}"
+
+    def sized(self, node: Sized) -> str:
+        length = self.add("I", 4, 1)[0]
+        self.flush()
+        name = self.variable()
+        self.line(f"{length} += o")
+        self.line(f"if {length} > L: raise M")
+        self.line(f"{name} = b[o:{length}].{'decode' if node.text else 'hex'}()")
+        self.line(f"o = {length}")
+        return name
+
+    def vec(self, node: Vec) -> str:
+        count = self.add("I", 4, 1)[0]
+        self.flush()
+        inner = node.inner
+        name = self.variable()
+        if inner.least >= ENDLESS:
+            self.line(f"if {count}: raise M")
+            return "[]"
+        if inner.least == 0:
+            self.line(f"Z[0] -= {count} * {max(inner.zero, 1)}")
+            self.line("if Z[0] < 0: raise M")
+        else:
+            self.line(f"if {count} * {inner.least} > L - o: raise M")
+        self.elements(inner, count, name)
+        return name
+
+    def elements(self, inner: Node, count: str, name: str) -> None:
+        """`name` = a list of `count` elements, which are known to fit if they are as small as can be."""
+        if isinstance(inner, Scalar) and inner.kind in _BULK:
+            self.line(f"{name} = list(U('<%d{_FORMATS[inner.kind]}' % {count}, b, o))")
+            self.line(f"o += {count} * {inner.size}")
+        elif isinstance(inner, Scalar) and inner.kind == "pubkey":
+            self.line(f"{name} = [A(b[i:i + 32]) for i in range(o, o + {count} * 32, 32)]")
+            self.line(f"o += {count} * 32")
+        elif self.g.inline_values(inner) and inner.size:
+            self.unpacked(inner, count, name)
+        else:
+            function = self.g.function(inner)
+            item = self.variable()
+            self.line(f"{name} = []")
+            self.line(f"for _ in range({count}):")
+            self.line(f"{item}, o = {function}(b, o, L, d)", 2)
+            self.line(f"{name}.append({item})", 2)
+
+    def unpacked(self, inner: Node, count: str, name: str) -> None:
+        scratch = _Function(self.g, "")
+        scratch.count = self.count
+        expression = scratch.inline(inner)
+        self.count = scratch.count
+        target = "".join(f"{variable}, " for variable in scratch.run_names).rstrip() or "_"
+        iterate = self.g.iterator("".join(scratch.run))
+        end = self.variable()
+        self.line(f"{end} = o + {count} * {inner.size}")
+        self.line(f"{name} = [{expression} for {target} in {iterate}(b[o:{end}])]")
+        self.line(f"o = {end}")
+
+    def array(self, node: Array) -> str:
+        self.flush()
+        name = self.variable()
+        if node.length == 0:
+            return "[]"
+        if node.inner.least >= ENDLESS:
+            self.line("raise M")
+            return "None"
+        self.line(f"if {min(node.inner.least * node.length, ENDLESS)} > L - o: raise M")
+        self.elements(node.inner, str(node.length), name)
+        return name
+
+    def option(self, node: Option) -> str:
+        tag = self.add("B", 1, 1)[0]
+        self.flush()
+        name = self.variable()
+        self.line(f"if {tag} == 1:")
+        if self.g.inline_values(node.inner) is not None:
+            scratch = _Function(self.g, "")
+            scratch.count = self.count
+            expression = scratch.inline(node.inner)
+            scratch.flush()
+            self.count = scratch.count
+            self.lines += [" " + line for line in scratch.lines]
+            self.line(f"{name} = {expression}", 2)
+        else:
+            self.line(f"{name}, o = {self.g.function(node.inner)}(b, o, L, d)", 2)
+        self.line(f"elif {tag}: raise M")
+        self.line(f"else: {name} = None")
+        return name
+
+    def coption(self, node: Option) -> str:
+        tag = self.add("I", 4, 1)[0]
+        self.flush()
+        name = self.variable()
+        self.line(f"if {tag} == 1:")
+        self.line(f"{name}, o = {self.g.function(node.inner)}(b, o, L, d)", 2)
+        self.line(f"elif {tag} or o + {node.room} > L: raise M")
+        self.line("else:")
+        self.line(f"{name} = None", 2)
+        self.line(f"o += {node.room}", 2)
+        return name
+
+    def plain_enum(self, node: Enum) -> str:
+        names = self.g.constant(tuple(name for name, _ in node.variants))
+        return f"{names}[{self.add('B' if node.tag == 1 else 'I', node.tag, 1)[0]}]"
+
+    def enum(self, node: Enum) -> None:
+        """A table from the tag to the variant's function; None where the variant is its name alone."""
+        names = self.g.constant(tuple(name for name, _ in node.variants))
+        functions = [None if r.shape == "unit" else self.g.function(r) for _, r in node.variants]
+        # The functions are defined by the same source, later: the table is filled when they exist.
+        table = f"T_{self.name}"
+        self.g.functions.append(f"def {table}(): return ({', '.join(str(f) for f in functions)},)\n")
+        self.g.constants.setdefault("TABLES", {})
+        self.line("t = b[o]")
+        self.line(f"n = {names}[t]")
+        self.line(f"f = TABLES.get({table})")
+        self.line(f"if f is None: f = TABLES[{table}] = {table}()")
+        self.line("f = f[t]")
+        self.line("if f is None: return n, o + 1")
+        self.line("v, o = f(b, o + 1, L, d)")
+        self.line("return {n: v}, o")
