@@ -163,6 +163,11 @@ class ProgramCodec:
         self.encode_account = self._accounts.encode
         self.encode_instruction = self._instructions.encode
 
+    def event_name(self, data: bytes) -> str | None:
+        """Which event these bytes begin as, whether or not the rest fits."""
+        entry = self._events.find(data)
+        return None if entry is None else entry.name
+
     def layout(self, kind: Kind, name: str) -> Named | None:
         """The closed layout of an event, account or instruction, for whoever makes columns of it."""
         entry = {"event": self._events, "account": self._accounts, "instruction": self._instructions}[kind].by_name.get(name)

@@ -72,9 +72,22 @@ MISMATCHES = (Mismatch, struct.error, IndexError, UnicodeDecodeError, RecursionE
 def compile_decoders(layouts: Mapping[str, Named]) -> tuple[dict[str, DecodeFunction], str]:
     """One decoder for each layout, under the same key, and the source they were compiled from."""
     generator = _Generator()
-    functions = {key: generator.root(node) for key, node in layouts.items()}
+    functions = {key: generator.function(node) for key, node in layouts.items()}
     namespace = generator.compile()
-    return {key: namespace[function] for key, function in functions.items()}, generator.source
+    roots = {key: namespace[function] for key, function in functions.items()}
+    if generator.uses_budget:
+        roots = {key: _budgeted(function, namespace["Z"]) for key, function in roots.items()}
+    return roots, generator.source
+
+
+def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
+    """Elements that take no bytes are bounded over the whole value, not only in each list."""
+
+    def decode_within_budget(data: bytes, offset: int, length: int) -> tuple[Any, int]:
+        budget[0] = ZERO_SIZED_VALUES_MAX
+        return decode(data, offset, length)
+
+    return decode_within_budget
 
 
 class _Generator:
@@ -95,6 +108,7 @@ class _Generator:
         self.held: list[Node] = []
         self.inline: dict[int, int | None] = {}
         self.pending: list[tuple[str, Node]] = []
+        self.uses_budget = False
 
     @property
     def source(self) -> str:
@@ -107,16 +121,6 @@ class _Generator:
         namespace = dict(self.constants)
         exec(compile(self.source, "<idl>", "exec", dont_inherit=True), namespace)
         return namespace
-
-    def root(self, node: Named) -> str:
-        inner = self.function(node)
-        name = f"root{len(self.functions)}"
-        lines = [f"def {name}(b, o, L):", f" Z[0] = {ZERO_SIZED_VALUES_MAX}", f" return {inner}(b, o, L, 0)", ""]
-        if node.size is not None and not node.cyclic:
-            # Nothing in it can hold elements without size: the budget need not be set.
-            lines.pop(1)
-        self.functions.append("\n".join(lines))
-        return name
 
     def function(self, node: Node) -> str:
         name = self.names.get(id(node))
@@ -188,7 +192,7 @@ class _Function:
         self.count = 0
 
     def build(self, node: Node) -> None:
-        self.line(f"def {self.name}(b, o, L, d):", 0)
+        self.line(f"def {self.name}(b, o, L, d=0):", 0)
         if isinstance(node, Named):
             if node.cyclic:
                 self.line(f"if d >= {RECURSION_MAX}: raise M")
@@ -352,6 +356,7 @@ class _Function:
             self.line(f"if {count}: raise M")
             return "[]"
         if inner.least == 0:
+            self.g.uses_budget = True
             self.line(f"Z[0] -= {count} * {max(inner.zero, 1)}")
             self.line("if Z[0] < 0: raise M")
         else:
@@ -361,7 +366,10 @@ class _Function:
 
     def elements(self, inner: Node, count: str, name: str) -> None:
         """`name` = a list of `count` elements, which are known to fit if they are as small as can be."""
-        if isinstance(inner, Scalar) and inner.kind in _BULK:
+        if isinstance(inner, Scalar) and inner.kind == "u8":
+            self.line(f"{name} = list(b[o:o + {count}])")
+            self.line(f"o += {count}")
+        elif isinstance(inner, Scalar) and inner.kind in _BULK:
             self.line(f"{name} = list(U('<%d{_FORMATS[inner.kind]}' % {count}, b, o))")
             self.line(f"o += {count} * {inner.size}")
         elif isinstance(inner, Scalar) and inner.kind == "pubkey":

@@ -1,0 +1,285 @@
+"""The events of a transaction, in execution order, by whichever way the program wrote them.
+
+Two ways: a `Program data:` line in the logs (`emit!`), and a call of the program to itself that carries the event as instruction data
+(`emit_cpi!`). The logs say in what order calls and lines happened, so the two ways are merged by walking both together. What cannot be
+known is said in `Extraction.incomplete`, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import msgspec
+from solders.pubkey import Pubkey
+
+from programs import logs as grammar
+from programs.base58 import address_bytes, address_text
+from programs.codec import DecodeError, ProgramCodec
+from programs.transaction import InnerInstruction, OuterInstruction, RawTransaction, TransactionError, TransactionView, view
+
+SELF_CPI_TAG = bytes.fromhex("e445a52e51cb9a1d")
+NO_LOGS = "no logs"
+NO_INNER = "no inner instructions"
+NO_KEYS = "unknown transaction version"
+MALFORMED = "malformed transaction"
+
+# They run without a frame in the logs.
+PRECOMPILES = frozenset(
+    {
+        "Ed25519SigVerify111111111111111111111111111",
+        "KeccakSecp256k11111111111111111111111111111",
+        "Secp256r1SigVerify1111111111111111111111111",
+    }
+)
+
+
+class LogSource(msgspec.Struct, frozen=True, gc=False):
+    """The event stood in this element of the log messages, counted from 0."""
+
+    line: int
+
+
+class InnerSource(msgspec.Struct, frozen=True, gc=False):
+    """The event was the data of this inner instruction: the top-level one it ran under and its place there, from 0."""
+
+    outer: int
+    index: int
+
+
+Source: TypeAlias = LogSource | InnerSource
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """One event as it was written. Either `name` and `data`, or `error`; `raw` (discriminator first) is there always.
+
+    `twin` is the source of the earlier record of the same event when the program wrote it both ways: count one of the two.
+    """
+
+    program: str
+    name: str | None
+    data: Any
+    error: str | None
+    raw: bytes
+    source: Source
+    trailing: int = 0
+    twin: Source | None = None
+
+
+class Extraction(msgspec.Struct, frozen=True):
+    """`incomplete` is None when these are all events of the watched programs, else why there may be more."""
+
+    events: tuple[EventRecord, ...]
+    incomplete: str | None = None
+
+
+_NOTHING = Extraction(())
+
+
+@lru_cache(maxsize=1024)
+def event_authority(program: bytes) -> bytes:
+    """The address that signs a program's calls to itself: its PDA of the seed `__event_authority`."""
+    address, _bump = Pubkey.find_program_address([b"__event_authority"], Pubkey.from_bytes(program))
+    return bytes(address)
+
+
+def extract(transaction: RawTransaction | TransactionView, codecs: Mapping[bytes, ProgramCodec]) -> Extraction:
+    """The events that the given programs (32-byte addresses) wrote in a transaction. For a stream keep an `Extractor`."""
+    return Extractor(codecs).extract(transaction)
+
+
+class Extractor:
+    """Extracts the events of a fixed set of programs."""
+
+    def __init__(self, codecs: Mapping[bytes, ProgramCodec]) -> None:
+        self._codecs = dict(codecs)
+        self._by_text = {address_text(program): codec for program, codec in codecs.items()}
+
+    def extract(self, transaction: RawTransaction | TransactionView) -> Extraction:
+        """All events, or what can be known of them. A failed transaction has none: what it wrote was rolled back."""
+        if transaction.err is not None:
+            return _NOTHING
+        logs = transaction.logs
+        written: list[EventRecord] = []
+        incomplete: str | None = NO_LOGS
+        if logs is not None:
+            written, incomplete = self.from_logs(logs)
+        inner = transaction.inner
+        if inner is None:
+            incomplete = incomplete or NO_INNER
+        tagged = [call for call in inner if call.data[:8] == SELF_CPI_TAG] if inner else []
+        if not tagged and incomplete is None:
+            return Extraction(tuple(written)) if written else _NOTHING
+        return self._with_calls(transaction, written, tagged, incomplete)
+
+    def from_logs(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
+        """The events that stand in log messages, and why there may be more (None when there are not)."""
+        lines, incomplete = grammar.data_lines(logs, self._by_text)
+        events = []
+        for number, program, text in lines:
+            try:
+                raw = grammar.payload(text)
+            except ValueError as error:
+                events.append(EventRecord(program, None, None, str(error), b"", LogSource(number)))
+                continue
+            events.append(_record(program, self._by_text[program], raw, LogSource(number)))
+        return events, incomplete
+
+    def _with_calls(
+        self,
+        transaction: RawTransaction | TransactionView,
+        written: list[EventRecord],
+        tagged: list[InnerInstruction],
+        incomplete: str | None,
+    ) -> Extraction:
+        try:
+            seen = view(transaction) if isinstance(transaction, RawTransaction) else transaction
+        except TransactionError:
+            return Extraction(tuple(written), incomplete or MALFORMED)
+        keys = seen.keys
+        if keys is None:
+            return Extraction(tuple(written), incomplete or NO_KEYS)
+        if self._codecs.keys().isdisjoint(keys):
+            # A program that no key names did not run: whatever is missing, none of it is ours.
+            return _NOTHING
+        calls = _Calls(seen.outer or (), seen.inner or (), keys, seen.logs or ())
+        found = [(call, calls.caller(call)) for call in tagged if self._is_event(call, keys, calls)]
+        if not found:
+            return Extraction(tuple(written), incomplete)
+        return Extraction(_merged(written, [self._called(c, keys) for c, _ in found], [f for _, f in found], calls), incomplete)
+
+    def _is_event(self, call: InnerInstruction, keys: Sequence[bytes], calls: _Calls) -> bool:
+        """Of a watched program, with its authority as first account, and made by the program itself."""
+        if not call.accounts or call.program_id_index >= len(keys) or call.accounts[0] >= len(keys):
+            return False
+        program = keys[call.program_id_index]
+        if program not in self._codecs or keys[call.accounts[0]] != event_authority(program):
+            return False
+        caller = calls.caller(call)
+        # Nothing recorded who called: only the program itself can have signed for its authority.
+        return caller is None or calls.program(caller) == program
+
+    def _called(self, call: InnerInstruction, keys: Sequence[bytes]) -> EventRecord:
+        program = keys[call.program_id_index]
+        return _record(address_text(program), self._codecs[program], call.data[8:], InnerSource(call.outer, call.index))
+
+
+def _record(program: str, codec: ProgramCodec, raw: bytes, source: Source) -> EventRecord:
+    try:
+        decoded = codec.decode_event(raw)
+    except DecodeError as error:
+        return EventRecord(program, codec.event_name(raw), None, str(error), raw, source)
+    return EventRecord(program, decoded.name, decoded.data, None, raw, source, decoded.trailing)
+
+
+# A call is known by the top-level instruction it ran under and its place there; -1 is the top-level instruction itself.
+_Place: TypeAlias = tuple[int, int]
+
+
+class _Calls:
+    """Who called whom, and at which log line: from the stack heights, and by walking logs and instructions together."""
+
+    def __init__(
+        self, outer: Sequence[OuterInstruction], inner: Sequence[InnerInstruction], keys: Sequence[bytes], logs: Sequence[str]
+    ) -> None:
+        self._outer = outer
+        self._keys = keys
+        self._under: dict[int, list[InnerInstruction]] = {}
+        for call in inner:
+            self._under.setdefault(call.outer, []).append(call)
+        self._frames, self._owners = grammar.frames(logs)
+        self._places: dict[int, _Place] = {}
+        self._frame_of: dict[_Place, int] = {}
+        self._walk()
+
+    def program(self, place: _Place) -> bytes | None:
+        outer, index = place
+        called: OuterInstruction | InnerInstruction
+        try:
+            called = self._outer[outer] if index < 0 else self._under[outer][index]
+            return self._keys[called.program_id_index]
+        except (IndexError, KeyError):
+            return None
+
+    def line(self, place: _Place) -> int | None:
+        """The log line that opened the frame of this call."""
+        frame = self._frame_of.get(place)
+        return None if frame is None else self._frames[frame].line
+
+    def writer(self, line: int) -> _Place | None:
+        """The call that wrote this line."""
+        frame = self._owners.get(line)
+        return None if frame is None else self._places.get(frame)
+
+    def caller(self, call: InnerInstruction) -> _Place | None:
+        """The call that made this one; None when nothing recorded it."""
+        if call.stack_height is not None:
+            if call.stack_height <= 2:
+                return call.outer, -1
+            under = self._under[call.outer]
+            for index in range(min(call.index, len(under)) - 1, -1, -1):
+                if under[index].stack_height == call.stack_height - 1:
+                    return call.outer, index
+            return None
+        frame = self._frame_of.get((call.outer, call.index))
+        above = None if frame is None else self._frames[frame].caller
+        return None if above is None else self._places.get(above)
+
+    def _walk(self) -> None:
+        """Give each frame its instruction. Stops at the first that does not fit: what follows has no known place."""
+        outer, inner = -1, 0
+        for number, frame in enumerate(self._frames):
+            if frame.depth == 1:
+                found = self._next([i.program_id_index for i in self._outer], outer + 1, frame.program)
+                if found is None:
+                    return
+                outer, inner, place = found, 0, (found, -1)
+            else:
+                found = self._next([i.program_id_index for i in self._under.get(outer, ())], inner, frame.program)
+                if found is None:
+                    return
+                inner, place = found + 1, (outer, found)
+            self._places[number] = place
+            self._frame_of[place] = number
+
+    def _next(self, programs: Sequence[int], start: int, wanted: str) -> int | None:
+        for index in range(start, len(programs)):
+            name = address_text(self._keys[programs[index]]) if programs[index] < len(self._keys) else ""
+            if name == wanted:
+                return index
+            if name not in PRECOMPILES:
+                return None
+        return None
+
+
+def _merged(
+    written: list[EventRecord], called: list[EventRecord], callers: list[_Place | None], calls: _Calls
+) -> tuple[EventRecord, ...]:
+    """Both ways in execution order. Calls behind the end of the logs come last, in their own order."""
+    placed: list[tuple[tuple[int, int, int], EventRecord, _Place | None]] = []
+    for event in written:
+        assert isinstance(event.source, LogSource)
+        placed.append(((0, event.source.line, 0), event, calls.writer(event.source.line)))
+    for event, caller in zip(called, callers, strict=True):
+        assert isinstance(event.source, InnerSource)
+        line = calls.line((event.source.outer, event.source.index))
+        key = (1, event.source.outer, event.source.index) if line is None else (0, line, 0)
+        placed.append((key, event, caller))
+    placed.sort(key=lambda item: item[0])
+    return tuple(_twinned([(event, place) for _, event, place in placed]))
+
+
+def _twinned(events: list[tuple[EventRecord, _Place | None]]) -> list[EventRecord]:
+    """Mark the second of each pair that one invocation wrote both ways. Two equal events by the same way are two events."""
+    waiting: dict[tuple[str, bytes, _Place | None, bool], list[Source]] = {}
+    marked: list[EventRecord] = []
+    for event, place in events:
+        by_log = isinstance(event.source, LogSource)
+        others = waiting.get((event.program, event.raw, place, not by_log))
+        if others and event.raw:
+            marked.append(msgspec.structs.replace(event, twin=others.pop(0)))
+            continue
+        waiting.setdefault((event.program, event.raw, place, by_log), []).append(event.source)
+        marked.append(event)
+    return marked
