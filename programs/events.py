@@ -15,9 +15,19 @@ import msgspec
 from solders.pubkey import Pubkey
 
 from programs import logs as grammar
-from programs.base58 import address_bytes, address_text
+from programs.base58 import address_text
 from programs.codec import DecodeError, ProgramCodec
-from programs.transaction import InnerInstruction, OuterInstruction, RawTransaction, TransactionError, TransactionView, view
+from programs.transaction import (
+    InnerInstruction,
+    OuterInstruction,
+    RawTransaction,
+    RpcTransaction,
+    TransactionError,
+    TransactionView,
+    logs_of,
+    view,
+    view_from_rpc,
+)
 
 SELF_CPI_TAG = bytes.fromhex("e445a52e51cb9a1d")
 NO_LOGS = "no logs"
@@ -113,6 +123,18 @@ class Extractor:
             return Extraction(tuple(written)) if written else _NOTHING
         return self._with_calls(transaction, written, tagged, incomplete)
 
+    def extract_rpc(self, rpc: RpcTransaction) -> Extraction:
+        """As `extract`, of a getTransaction result. Most have no inner instructions and whole logs: their message is not even parsed."""
+        failed, logs, look_inside = logs_of(rpc)
+        if failed:
+            return _NOTHING
+        if logs is None or look_inside:
+            return self.extract(view_from_rpc(rpc))
+        written, incomplete = self.from_logs(logs)
+        if incomplete is not None:
+            return self.extract(view_from_rpc(rpc))
+        return Extraction(tuple(written)) if written else _NOTHING
+
     def from_logs(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
         """The events that stand in log messages, and why there may be more (None when there are not)."""
         lines, incomplete = grammar.data_lines(logs, self._by_text)
@@ -147,7 +169,9 @@ class Extractor:
         found = [(call, calls.caller(call)) for call in tagged if self._is_event(call, keys, calls)]
         if not found:
             return Extraction(tuple(written), incomplete)
-        return Extraction(_merged(written, [self._called(c, keys) for c, _ in found], [f for _, f in found], calls), incomplete)
+        return Extraction(
+            _merged(written, [self._called(c, keys) for c, _ in found], [f for _, f in found], calls), incomplete
+        )
 
     def _is_event(self, call: InnerInstruction, keys: Sequence[bytes], calls: _Calls) -> bool:
         """Of a watched program, with its authority as first account, and made by the program itself."""
@@ -163,6 +187,62 @@ class Extractor:
     def _called(self, call: InnerInstruction, keys: Sequence[bytes]) -> EventRecord:
         program = keys[call.program_id_index]
         return _record(address_text(program), self._codecs[program], call.data[8:], InnerSource(call.outer, call.index))
+
+
+class InstructionRecord(msgspec.Struct, frozen=True):
+    """One instruction of a program. `accounts` maps the IDL's names to addresses, None where an optional one was left out.
+
+    `outer` is the top-level instruction, `index` the place under it, None for the top-level instruction itself.
+    """
+
+    name: str | None
+    data: Any
+    error: str | None
+    accounts: dict[str, str | None]
+    outer: int
+    index: int | None
+
+
+def called_instructions(seen: TransactionView, program: bytes, codec: ProgramCodec) -> list[InstructionRecord]:
+    """The program's instructions in execution order, each top-level one before what it called. Events it sent itself are none."""
+    if seen.keys is None:
+        return []
+    under: dict[int, list[InnerInstruction]] = {}
+    for call in seen.inner or ():
+        under.setdefault(call.outer, []).append(call)
+    found = []
+    for outer, top in enumerate(seen.outer or ()):
+        for called in (top, *under.get(outer, ())):
+            index = called.index if isinstance(called, InnerInstruction) else None
+            ours = called.program_id_index < len(seen.keys) and seen.keys[called.program_id_index] == program
+            if ours and called.data[:8] != SELF_CPI_TAG:
+                found.append(_instruction(called, seen.keys, program, codec, outer, index))
+    return found
+
+
+def _instruction(
+    called: OuterInstruction | InnerInstruction,
+    keys: Sequence[bytes],
+    program: bytes,
+    codec: ProgramCodec,
+    outer: int,
+    index: int | None,
+) -> InstructionRecord:
+    try:
+        decoded = codec.decode_instruction(called.data)
+    except DecodeError as error:
+        return InstructionRecord(None, None, str(error), {}, outer, index)
+    accounts: dict[str, str | None] = {}
+    for place, meta in enumerate(codec.account_metas(decoded.name)):
+        key = (
+            keys[called.accounts[place]]
+            if place < len(called.accounts) and called.accounts[place] < len(keys)
+            else None
+        )
+        # Anchor's sign for "none given" is the program's own address.
+        absent = key is None or (meta.optional and key == program)
+        accounts[meta.name] = None if absent or key is None else address_text(key)
+    return InstructionRecord(decoded.name, decoded.data, None, accounts, outer, index)
 
 
 def _record(program: str, codec: ProgramCodec, raw: bytes, source: Source) -> EventRecord:
@@ -181,7 +261,11 @@ class _Calls:
     """Who called whom, and at which log line: from the stack heights, and by walking logs and instructions together."""
 
     def __init__(
-        self, outer: Sequence[OuterInstruction], inner: Sequence[InnerInstruction], keys: Sequence[bytes], logs: Sequence[str]
+        self,
+        outer: Sequence[OuterInstruction],
+        inner: Sequence[InnerInstruction],
+        keys: Sequence[bytes],
+        logs: Sequence[str],
     ) -> None:
         self._outer = outer
         self._keys = keys

@@ -352,7 +352,10 @@ class _Reader:
         return default
 
     def _address(self) -> str | None:
-        for path, value in (("$.address", self.document.get("address")), ("$.metadata.address", self.metadata.get("address"))):
+        for path, value in (
+            ("$.address", self.document.get("address")),
+            ("$.metadata.address", self.metadata.get("address")),
+        ):
             if value is None or value == "":
                 continue
             try:
@@ -391,7 +394,11 @@ class _Reader:
             self._add_type(entry, f"$.types[{index}]")
         # Before 0.30 an account was a type too, and other types may name it.
         for index, entry in enumerate(self._list(self.document, "accounts", "$")):
-            if isinstance(entry, dict) and isinstance(entry.get("type"), dict) and _name(entry) not in (None, *self.types):
+            if (
+                isinstance(entry, dict)
+                and isinstance(entry.get("type"), dict)
+                and _name(entry) not in (None, *self.types)
+            ):
                 self._add_type(entry, f"$.accounts[{index}]")
         for name in self.types:
             self.folded_types.setdefault(folded(name), []).append(name)
@@ -498,7 +505,9 @@ class _Reader:
             body = self._fields(fields, f"{here}.fields", scope)
             variants.append(Variant(name, body))
         if len(variants) > 256:
-            self._problem(path, f"{len(variants)} variants, but the tag is one byte; those past 256 cannot occur", "warning")
+            self._problem(
+                path, f"{len(variants)} variants, but the tag is one byte; those past 256 cannot occur", "warning"
+            )
         return EnumBody(tuple(variants))
 
     def _fields(self, value: Any, path: str, scope: frozenset[str]) -> StructBody | TupleBody | UnitBody:
@@ -588,7 +597,9 @@ class _Reader:
             if isinstance(length, dict):
                 length = length.get("name")
         if isinstance(length, bool) or not isinstance(length, int | str):
-            return self._unusable(f"{path}[1]", f"the length of an array is a number or a generic, not {_shorten(value[1])}")
+            return self._unusable(
+                f"{path}[1]", f"the length of an array is a number or a generic, not {_shorten(value[1])}"
+            )
         if isinstance(length, int) and not 0 <= length <= ARRAY_LENGTH_MAX:
             return self._unusable(f"{path}[1]", f"{length} cannot be the length of an array")
         return ArrayOf(inner, length)
@@ -646,7 +657,9 @@ class _Reader:
             if other.name == layout.name and other.discriminator == layout.discriminator:
                 alike = replace(other.type, path="") == replace(layout.type, path="")
                 how = "both alike" if alike else "differently; the first one is used"
-                self._problem(layout.path, f"{what} {layout.name!r} is listed twice, {how}", "warning" if alike else "error")
+                self._problem(
+                    layout.path, f"{what} {layout.name!r} is listed twice, {how}", "warning" if alike else "error"
+                )
                 return True
         return False
 
@@ -657,11 +670,14 @@ class _Reader:
             other = first.setdefault(layout.discriminator, layout.name)
             if other != layout.name:
                 self._problem(
-                    layout.path, f"{what} {layout.name!r} has the discriminator of {other!r}; bytes that begin with it are read as {other!r}"
+                    layout.path,
+                    f"{what} {layout.name!r} has the discriminator of {other!r}; bytes that begin with it are read as {other!r}",
                 )
             twin = names.setdefault(folded(layout.name), layout.name)
             if twin != layout.name:
-                self._problem(layout.path, f"{what} {layout.name!r} and {twin!r} differ only by case or underscores", "warning")
+                self._problem(
+                    layout.path, f"{what} {layout.name!r} and {twin!r} differ only by case or underscores", "warning"
+                )
 
     def _discriminator(self, entry: Mapping[str, Any], path: str, namespace: str, name: str) -> bytes:
         given = entry.get("discriminator")
@@ -711,7 +727,6 @@ class _Reader:
 
     def _instructions(self) -> tuple[Instruction, ...]:
         found: list[Instruction] = []
-        # The names under which Anchor publishes these two differ from how it hashes nothing else, hence no special case here.
         for index, entry in enumerate(self._list(self.document, "instructions", "$")):
             path = f"$.instructions[{index}]"
             name = _name(entry)
@@ -731,7 +746,9 @@ class _Reader:
 
     def _accounts(self, entry: Mapping[str, Any], path: str, prefix: str, depth: int) -> Iterable[AccountMeta]:
         if depth > ACCOUNT_GROUP_NESTING_MAX:
-            self._problem(path, f"account groups are nested deeper than {ACCOUNT_GROUP_NESTING_MAX}; the rest is ignored")
+            self._problem(
+                path, f"account groups are nested deeper than {ACCOUNT_GROUP_NESTING_MAX}; the rest is ignored"
+            )
             return
         for index, account in enumerate(self._list(entry, "accounts", path)):
             here = f"{path}.accounts[{index}]"
@@ -757,7 +774,8 @@ class _Reader:
     ) -> None:
         """Resolve names written in another convention, and report those that are nowhere defined, once each."""
         reported: set[str] = set()
-        holders = [*self.types.values(), *(x.type for x in (*events, *accounts, *instructions))]
+        roots: list[Layout | Instruction] = [*events, *accounts, *instructions]
+        holders = [*self.types.values(), *(root.type for root in roots)]
         for definition in holders:
             for reference in _references(definition.body):
                 if reference.name in self.types or reference.name in reported:
@@ -825,7 +843,9 @@ def _unnamed(entry: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "nothing"}.get(type(value), "a number")
+    return {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "nothing"}.get(
+        type(value), "a number"
+    )
 
 
 def _shorten(value: Any) -> str:

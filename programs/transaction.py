@@ -183,7 +183,9 @@ def view(raw: RawTransaction) -> TransactionView:
         message = parse_wire(raw.wire)
         outer = message.instructions
         keys = None if message.static_keys is None else message.static_keys + raw.loaded
-    return TransactionView(raw.slot, raw.signature, raw.block_time, raw.err, keys, outer, raw.inner, raw.logs, raw.version)
+    return TransactionView(
+        raw.slot, raw.signature, raw.block_time, raw.err, keys, outer, raw.inner, raw.logs, raw.version
+    )
 
 
 # ---- getTransaction ----
@@ -226,7 +228,7 @@ class RpcTransaction(msgspec.Struct):
 
 
 class _Reply(msgspec.Struct):
-    result: RpcTransaction | None | msgspec.UnsetType = msgspec.UNSET
+    result: RpcTransaction | msgspec.UnsetType | None = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     # A bare result has these at its top; they tell it from a reply.
     transaction: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -248,6 +250,13 @@ class _RpcTransactionJson(msgspec.Struct):
 
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_result = msgspec.json.Decoder(RpcTransaction).decode
+
+
+class _RpcSignatures(msgspec.Struct, gc=False):
+    signatures: tuple[str, ...] = ()
+
+
+_decode_signatures = msgspec.json.Decoder(_RpcSignatures).decode
 _decode_body = msgspec.json.Decoder(_RpcTransactionJson | tuple[str, str] | str).decode
 
 
@@ -267,7 +276,9 @@ def parse_rpc(source: bytes | str | Mapping[str, Any]) -> RpcTransaction:
     if isinstance(reply.result, RpcTransaction):
         return reply.result
     if isinstance(reply.error, msgspec.Raw):
-        raise TransactionError(f"the node answered with an error: {bytes(reply.error)[:200].decode('utf-8', 'replace')}")
+        raise TransactionError(
+            f"the node answered with an error: {bytes(reply.error)[:200].decode('utf-8', 'replace')}"
+        )
     if reply.result is None:
         raise TransactionError("the node does not know this transaction (result is null)")
     raise TransactionError(f"not a getTransaction result: {refusal}")
@@ -319,6 +330,26 @@ def view_from_rpc(source: bytes | str | Mapping[str, Any] | RpcTransaction) -> T
     return TransactionView(
         rpc.slot, _signature(body), rpc.blockTime, error_text(meta.err), keys, outer, inner, meta.logMessages, version
     )
+
+
+def signature_of(rpc: RpcTransaction) -> str:
+    """The transaction's first signature, without reading more of the message than that takes."""
+    if bytes(rpc.transaction[:1]) == b"{":
+        try:
+            signatures = _decode_signatures(rpc.transaction).signatures
+        except msgspec.DecodeError as error:
+            raise TransactionError(f"not a transaction: {error} (in `transaction`)") from None
+        if signatures:
+            return signatures[0]
+    return _signature(_body(rpc))
+
+
+def logs_of(rpc: RpcTransaction) -> tuple[bool, tuple[str, ...] | None, bool]:
+    """Whether it failed; its log messages; whether inner instructions must be looked at (some carry data, or none were recorded)."""
+    meta = rpc.meta
+    if meta is None:
+        return False, None, True
+    return meta.err is not None, meta.logMessages, meta.innerInstructions != []
 
 
 def _body(rpc: RpcTransaction) -> _RpcTransactionJson | bytes:
@@ -408,7 +439,9 @@ def _resolved(entry: _RpcInstruction, places: Mapping[bytes, int]) -> tuple[int,
         accounts = bytes([places[_key(str(account))] for account in entry.accounts or ()])
         return places[_key(entry.programId)], accounts, data
     except KeyError as error:
-        raise TransactionError(f"an instruction names {base58.encode(error.args[0])}, which is not among the keys") from None
+        raise TransactionError(
+            f"an instruction names {base58.encode(error.args[0])}, which is not among the keys"
+        ) from None
     except (TypeError, ValueError) as error:
         raise TransactionError(f"an instruction is malformed: {error}") from None
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from programs.codec.describe import fault
 from programs.codec.errors import (
     CodecError,
     DecodeError,
@@ -127,7 +128,9 @@ def _explained(entry: _Entry, data: bytes) -> DecodeError:
         return error
     except RecursionError:
         return TooDeep("nested deeper than can be read", entry.skip, entry.name)
-    return InvalidValue("refused by the compiled decoder alone, which is a fault of this software", entry.skip, entry.name)
+    return InvalidValue(
+        "refused by the compiled decoder alone, which is a fault of this software", entry.skip, entry.name
+    )
 
 
 class ProgramCodec:
@@ -170,8 +173,16 @@ class ProgramCodec:
 
     def layout(self, kind: Kind, name: str) -> Named | None:
         """The closed layout of an event, account or instruction, for whoever makes columns of it."""
-        entry = {"event": self._events, "account": self._accounts, "instruction": self._instructions}[kind].by_name.get(name)
+        entry = {"event": self._events, "account": self._accounts, "instruction": self._instructions}[kind].by_name.get(
+            name
+        )
         return None if entry is None else entry.node
+
+    def unservable(self) -> list[tuple[Kind, str, str]]:
+        """What holds something that cannot be read: kind, name, why."""
+        tables = (self._events, self._accounts, self._instructions)
+        found = [(t.kind, e.name, fault(e.node)) for t in tables for e in t.by_name.values()]
+        return [(kind, name, reason) for kind, name, reason in found if reason is not None]
 
     def account_metas(self, instruction: str) -> tuple[AccountMeta, ...]:
         """The accounts that an instruction takes, in order."""

@@ -302,7 +302,9 @@ class Resolver:
                 if mode == "c":
                     return self._c_enum(definition, variants)
                 records = tuple((v.name, self._record(v.body, scope, mode, depth)) for v in variants)
-                return self._keep(Enum(records)) if variants else self._broken(f"enum {definition.name!r} has no variants")
+                return (
+                    self._keep(Enum(records)) if variants else self._broken(f"enum {definition.name!r} has no variants")
+                )
             case body:
                 record = self._record(body, scope, mode, depth)
                 return self._keep(self._c_layout(record, definition) if mode == "c" else record)
@@ -414,9 +416,7 @@ class Resolver:
             value = int(digits)
         return value if 0 <= value <= model.ARRAY_LENGTH_MAX else None
 
-    def _defined(
-        self, name: str, arguments: tuple[Argument, ...], scope: _Scope, mode: Mode, depth: int
-    ) -> Node:
+    def _defined(self, name: str, arguments: tuple[Argument, ...], scope: _Scope, mode: Mode, depth: int) -> Node:
         definition = self._idl.types.get(name)
         if definition is None:
             return self._broken(f"type {name!r} is nowhere defined")

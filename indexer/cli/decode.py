@@ -1,0 +1,279 @@
+"""`indexer decode`: transactions, or bare bytes, to JSON lines. Needs no database and no node."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from programs.errors import UserError
+
+if TYPE_CHECKING:
+    from programs.codec import ProgramCodec
+    from programs.idl import Idl
+    from programs.transaction import RpcTransaction
+
+_EPILOG = """examples:
+  indexer decode --idl voting.json transaction.json
+  indexer decode --idl voting.json --instructions < transactions.jsonl
+  echo 0102030405060708ff | indexer decode --idl voting.json --raw event
+"""
+_FILE_CHUNK = 1 << 20
+_PIPE_CHUNK = 1 << 16
+# A line longer than this is no transaction; it would only fill the memory.
+_LINE_BYTES_MAX = 1 << 28
+
+# Takes one line of input, appends its answers to the list, returns whether something was wrong.
+Handler = Callable[[bytes, list[bytes]], bool]
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser(
+        "decode",
+        help="decode transactions, or bare bytes, with an IDL",
+        description="Print the events of transactions as JSON lines, in execution order.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--idl", required=True, metavar="FILE", help="the program's IDL, either format")
+    parser.add_argument("--program", metavar="ADDRESS", help="the program (default: the address in the IDL)")
+    parser.add_argument("--instructions", action="store_true", help="print the program's instructions too")
+    parser.add_argument(
+        "--raw", choices=("event", "account", "instruction"), help="each line is hex, discriminator first"
+    )
+    parser.add_argument("--json", action="store_true", help="the output is JSON lines in any case")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="getTransaction results (default: lines of stdin)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 all decoded, 1 something did not, 2 wrong usage."""
+    from programs.codec import compile_idl
+
+    if args.raw and args.instructions:
+        raise UserError("--instructions: transactions have them, --raw lines do not; give one of the two")
+    idl = read_idl(args.idl)
+    codec = compile_idl(idl)
+    handler = (
+        _raw_handler(codec, args.raw)
+        if args.raw
+        else _transaction_handler(codec, _program(args.program, idl), args.instructions)
+    )
+    whole = args.raw is None
+    wrong = False
+    try:
+        if not args.files:
+            wrong = _answer(sys.stdin.fileno(), handler, whole, "stdin")
+        for name in args.files:
+            with _opened(name) as file:
+                wrong |= _answer(file.fileno(), handler, whole, name)
+    except BrokenPipeError:
+        # The reader has enough. Nothing is left to say, and the interpreter must not try to at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if wrong else 0
+
+
+def read_idl(name: str, field: str = "--idl") -> Idl:
+    """An IDL from a file. UserError, naming the field, when it cannot be read or nothing of it can be served."""
+    from programs.idl import IdlError, load_idl
+
+    try:
+        with open(name, "rb") as file:
+            return load_idl(file.read())
+    except OSError as error:
+        raise UserError(f"{field} {name}: {error.strerror or error}; give the path of an IDL in JSON") from None
+    except IdlError as error:
+        raise UserError(f"{field} {name}: {error}; give an Anchor IDL in JSON") from None
+
+
+def _program(given: str | None, idl: Idl) -> bytes:
+    from programs.base58 import address_bytes
+
+    text = given or idl.address
+    if text is None:
+        raise UserError("--program: the IDL names no address; give the program's address")
+    try:
+        return address_bytes(text)
+    except ValueError as error:
+        raise UserError(f"--program: {error}; give the program's address") from None
+
+
+def _opened(name: str) -> Any:
+    try:
+        return open(name, "rb", buffering=0)
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}; give a file of getTransaction results") from None
+
+
+# ---- reading and answering ----
+
+
+def _answer(source: int, handler: Handler, whole: bool, name: str) -> bool:
+    """Answer every line. What one read delivered is answered and written before the next read: no answer waits for more input."""
+    wrong = False
+    first = True
+    reader = _batches(source, name)
+    for lines in reader:
+        if first and whole and lines and lines[0].strip() in (b"{", b"["):
+            # One document over many lines.
+            rest = [line for batch in reader for line in batch]
+            lines = _documents(b"\n".join([*lines, *rest]))
+        first = False
+        answers: list[bytes] = []
+        for line in lines:
+            if line and not line.isspace():
+                wrong |= handler(line, answers)
+        _write(answers)
+    return wrong
+
+
+def _batches(source: int, name: str) -> Iterator[list[bytes]]:
+    """The complete lines of each read; a last line without an end counts."""
+    try:
+        size = _FILE_CHUNK if stat.S_ISREG(os.fstat(source).st_mode) else _PIPE_CHUNK
+        parts: list[bytes] = []
+        held = 0
+        while chunk := os.read(source, size):
+            head, newline, tail = chunk.rpartition(b"\n")
+            if not newline:
+                parts.append(tail)
+                held += len(tail)
+                if held > _LINE_BYTES_MAX:
+                    raise UserError(
+                        f"{name}: a line is longer than {_LINE_BYTES_MAX} bytes; give one transaction a line"
+                    )
+                continue
+            yield (b"".join(parts) + head).split(b"\n")
+            parts, held = [tail], len(tail)
+        yield [b"".join(parts)]
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}; give a file that can be read") from None
+
+
+def _documents(text: bytes) -> list[bytes]:
+    """One result, or the elements of a list of results (a batch reply)."""
+    import msgspec
+
+    try:
+        return [bytes(part) for part in msgspec.json.decode(text, type=list[msgspec.Raw])]
+    except msgspec.DecodeError:
+        return [text]
+
+
+def _write(answers: Iterable[bytes]) -> None:
+    data = memoryview(b"".join(answers))
+    out = sys.stdout.fileno()
+    sys.stdout.flush()
+    while data:
+        data = data[os.write(out, data) :]
+
+
+# ---- the two kinds of input ----
+
+
+def _raw_handler(codec: ProgramCodec, kind: str) -> Handler:
+    import msgspec
+
+    from programs.codec import DecodeError
+
+    decode = {"event": codec.decode_event, "account": codec.decode_account, "instruction": codec.decode_instruction}[
+        kind
+    ]
+    encode = msgspec.json.Encoder().encode
+
+    def handle(line: bytes, answers: list[bytes]) -> bool:
+        try:
+            text = line.strip().decode("ascii")
+            answers.append(encode(decode(bytes.fromhex(text))) + b"\n")
+        except DecodeError as error:
+            answers.append(encode({"error": str(error)}) + b"\n")
+            return True
+        except ValueError:
+            answers.append(encode({"error": f"not hex: {line.strip()[:60].decode('ascii', 'replace')!r}"}) + b"\n")
+            return True
+        return False
+
+    return handle
+
+
+def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool) -> Handler:
+    import msgspec
+
+    from programs.events import Extractor
+    from programs.transaction import TransactionError, parse_rpc, signature_of
+
+    extractor = Extractor({program: codec})
+    encode = msgspec.json.Encoder().encode
+
+    def handle(line: bytes, answers: list[bytes]) -> bool:
+        try:
+            rpc = parse_rpc(line)
+            wrong = False
+            if instructions:
+                wrong = _instructions(rpc, codec, program, answers, encode)
+            extraction = extractor.extract_rpc(rpc)
+            if not extraction.events and extraction.incomplete is None:
+                return wrong
+            signature = signature_of(rpc)
+        except TransactionError as error:
+            answers.append(encode({"error": str(error)}) + b"\n")
+            return True
+        for event in extraction.events:
+            answer: dict[str, Any] = {
+                "signature": signature,
+                "slot": rpc.slot,
+                "program": event.program,
+                "event": event.name,
+            }
+            if event.error is None:
+                answer["data"] = event.data
+            else:
+                answer["error"] = event.error
+                wrong = True
+            answer["source"] = _source(event.source)
+            answer["trailing"] = event.trailing
+            if event.twin is not None:
+                answer["twin"] = _source(event.twin)
+            answers.append(encode(answer) + b"\n")
+        if extraction.incomplete is not None:
+            answers.append(encode({"signature": signature, "incomplete": extraction.incomplete}) + b"\n")
+        return wrong
+
+    return handle
+
+
+def _source(source: Any) -> dict[str, Any]:
+    from programs.events import LogSource
+
+    return {"log": source.line} if isinstance(source, LogSource) else {"inner": [source.outer, source.index]}
+
+
+def _instructions(
+    rpc: RpcTransaction, codec: ProgramCodec, program: bytes, answers: list[bytes], encode: Callable[[Any], bytes]
+) -> bool:
+    """Print the program's instructions in execution order, inner ones too; those of a failed transaction as well: they were tried."""
+    from programs.base58 import address_text
+    from programs.events import called_instructions
+    from programs.transaction import view_from_rpc
+
+    seen = view_from_rpc(rpc)
+    wrong = False
+    for call in called_instructions(seen, program, codec):
+        answer: dict[str, Any] = {
+            "signature": seen.signature,
+            "slot": seen.slot,
+            "program": address_text(program),
+            "instruction": call.name,
+        }
+        if call.error is None:
+            answer["data"] = call.data
+        else:
+            answer["error"] = call.error
+            wrong = True
+        answer["accounts"] = call.accounts
+        answer["source"] = {"outer": call.outer} if call.index is None else {"inner": [call.outer, call.index]}
+        answers.append(encode(answer) + b"\n")
+    return wrong
