@@ -1,0 +1,123 @@
+"""What the socket said, kept as a second witness until the stored ledger has spoken. Bounded; never a source of contents.
+
+A notification proves nothing: simulateTransaction puts anybody's logs on the socket under a true signature and slot (seen on Agave
+4.1.2). It is good for three things: to wake the sealer, to say which slots deserve a closer look, and to show forgeries.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from indexer.core.protocol import Slot
+
+# 64 slots of 1,000 transactions: what falls out costs a fetch, not a row.
+NOTIFICATIONS_MAX = 65_536
+# A preflight runs before its transaction lands, so the same signature may land some slots later with the same logs.
+ECHO_SLOTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One logsNotification. `err` as RawTransaction has it."""
+
+    slot: Slot
+    signature: str
+    err: str | None
+    logs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of notifications; each count only grows."""
+
+    received: int = 0
+    repeated: int = 0
+    matched: int = 0
+    phantoms: int = 0
+    forgeries: int = 0
+    echoes: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forgery:
+    """A notification under the signature and slot of a stored transaction, with other contents."""
+
+    slot: Slot
+    signature: str
+
+
+class NotificationBuffer:
+    """Notifications by slot. `observe` on arrival; `judge` when the stored contents of a range are known; both take no time of their own."""
+
+    def __init__(self, limit: int = NOTIFICATIONS_MAX) -> None:
+        self.tally = Tally()
+        self._limit = limit
+        self._size = 0
+        self._by_slot: OrderedDict[Slot, dict[str, list[Notification]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def observe(self, notification: Notification) -> None:
+        """Keep it. An equal one (a second program's subscription, a repeat) is counted once; past the bound the oldest slot is dropped."""
+        self.tally.received += 1
+        seen = self._by_slot.setdefault(notification.slot, {}).setdefault(notification.signature, [])
+        if notification in seen:
+            self.tally.repeated += 1
+            return
+        seen.append(notification)
+        self._size += 1
+        while self._size > self._limit:
+            oldest = min(self._by_slot)
+            lost = sum(map(len, self._by_slot.pop(oldest).values()))
+            self._size -= lost
+            self.tally.dropped += lost
+
+    def expected(self, slot: Slot) -> int:
+        """How many transactions the socket named in this slot: a guess at the size of its block."""
+        return len(self._by_slot.get(slot, ()))
+
+    def signatures(self, slot: Slot) -> Iterable[str]:
+        """Signatures that the socket named in this slot."""
+        return tuple(self._by_slot.get(slot, ()))
+
+    def slots(self, first: Slot, last: Slot) -> list[Slot]:
+        """Slots in first..last with at least one notification, ascending."""
+        return sorted(slot for slot in self._by_slot if first <= slot <= last)
+
+    def saw(self, slot: Slot, signature: str) -> bool:
+        """Whether the socket named this signature in this slot or, as it does around a slot's end, in the one before."""
+        return any(signature in self._by_slot.get(Slot(at), ()) for at in (slot, slot - 1))
+
+    def judge(self, last: Slot, stored: dict[str, tuple[Slot, str | None, tuple[str, ...] | None]]) -> list[Forgery]:
+        """Settle all notifications up to `last` against what is stored there (signature → slot, err, logs) and forget them.
+
+        Equal contents in the same slot or the one before: matched. Other contents in the stored slot: a forgery. The signature in another slot: an
+        echo of a preflight. A signature that is not stored: a phantom. Logs that the node did not record can't be compared: matched.
+        """
+        forgeries: list[Forgery] = []
+        for slot in [slot for slot in self._by_slot if slot <= last]:
+            for signature, notes in self._by_slot.pop(slot).items():
+                self._size -= len(notes)
+                for note in notes:
+                    if self._judge_one(note, stored.get(signature)):
+                        forgeries.append(Forgery(slot, signature))
+        return forgeries
+
+    def _judge_one(self, note: Notification, truth: tuple[Slot, str | None, tuple[str, ...] | None] | None) -> bool:
+        if truth is None:
+            self.tally.phantoms += 1
+            return False
+        slot, err, logs = truth
+        same = logs is None or (note.logs == logs and note.err == err)
+        if same and slot - 1 <= note.slot <= slot:
+            self.tally.matched += 1
+            return False
+        if note.slot != slot:
+            self.tally.echoes += 1
+            return False
+        self.tally.forgeries += 1
+        return True

@@ -1,0 +1,257 @@
+"""What the core may ask of the outside, and what it hears back.
+
+The core's routines are generators: they yield a request and are sent its reply. A request that failed is answered with `Failure`, a value
+like any other, so that every place which asks must say what a refusal means there. Nothing here knows HTTP, sockets or PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, NewType, TypeAlias
+
+from programs.transaction import RawTransaction
+
+Slot = NewType("Slot", int)
+"""A slot number. A slot is time: it may be skipped and then has no block."""
+Address = NewType("Address", str)
+"""A program's address, base58."""
+
+Commitment: TypeAlias = Literal["confirmed", "finalized"]
+Details: TypeAlias = Literal["none", "signatures", "full"]
+
+# JSON-RPC error codes that decide something here (Agave, rpc-custom-error).
+BLOCK_CLEANED_UP = -32001
+BLOCK_NOT_AVAILABLE = -32004
+NODE_BEHIND = -32005
+SLOT_SKIPPED = -32007
+LONG_TERM_SLOT_SKIPPED = -32009
+NO_HISTORY = -32011
+BLOCK_STATUS_NOT_YET = -32014
+MIN_CONTEXT_SLOT_NOT_REACHED = -32016
+TRANSACTION_NOT_FOUND = -32020
+
+
+# ---- requests ----
+
+
+@dataclass(frozen=True, slots=True)
+class GetSlot:
+    """The node's highest slot at this commitment → int."""
+
+    commitment: Commitment
+
+
+@dataclass(frozen=True, slots=True)
+class GetBlock:
+    """→ Block. `full` carries the transactions of the watched programs, `signatures` every signature in block order."""
+
+    slot: Slot
+    details: Details
+    commitment: Commitment
+
+
+@dataclass(frozen=True, slots=True)
+class ListSignatures:
+    """One page of getSignaturesForAddress, newest first → tuple[Listed, ...]. `before` is exclusive."""
+
+    address: Address
+    commitment: Commitment
+    limit: int
+    before: str | None = None
+    min_context_slot: Slot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetTransactions:
+    """Single transactions by signature → tuple[Content | None, ...], in the order asked; None where the node knows none (yet)."""
+
+    signatures: tuple[str, ...]
+    commitment: Commitment
+
+
+@dataclass(frozen=True, slots=True)
+class GetFirstAvailable:
+    """The oldest block the node still has → int."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Independent requests, performed side by side within the edge's bounds → tuple of their replies, in order."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before asking again → None. `why` names the wait in metrics."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Rows, seals and checkpoints in one database transaction → None once committed."""
+
+    plan: SealPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLedger:
+    """What the ledger holds of a program between two slots, both included → tuple[Held, ...] in chain order, retracted rows left out."""
+
+    address: Address
+    slot_first: Slot
+    slot_last: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Correct:
+    """Late rows, retractions and the finalized seals over a range, in one database transaction → None once committed."""
+
+    correction: Correction
+
+
+Request: TypeAlias = (
+    GetSlot
+    | GetBlock
+    | ListSignatures
+    | GetTransactions
+    | GetFirstAvailable
+    | Together
+    | Pause
+    | Append
+    | ReadLedger
+    | Correct
+)
+
+
+# ---- replies ----
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that did not succeed after the edge's own retries. `code` is the JSON-RPC error code, None for transport and garbage."""
+
+    message: str
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a signature list. `transaction_index` is None on nodes before Agave 4.0; `err` as RawTransaction has it."""
+
+    signature: str
+    slot: Slot
+    transaction_index: int | None
+    err: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A stored transaction and which of the watched programs it mentions. `indexed` tells whether the node gave its place in the block."""
+
+    raw: RawTransaction
+    programs: frozenset[Address]
+    indexed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block that the node served. `contents` are those of the watched programs in block order; None unless asked for."""
+
+    slot: Slot
+    parent_slot: Slot
+    block_time: int | None
+    signatures: tuple[str, ...] | None = None
+    contents: tuple[Content, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row of the ledger, as far as finality compares it."""
+
+    position: int
+    slot: Slot
+    transaction_index: int
+    signature: str
+    err: str | None
+
+
+Reply: TypeAlias = object
+Routine: TypeAlias = Generator[Request, Reply, "Outcome"]
+
+
+# ---- what a routine decides ----
+
+SAW_SOCKET = 1
+SAW_LIST = 2
+SAW_BLOCK = 4
+SAW_TRANSACTION = 8
+SAW_SECOND_ENDPOINT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A transaction on its way into the ledger; `witnesses` is the sum of the SAW_ bits."""
+
+    raw: RawTransaction
+    programs: frozenset[Address]
+    witnesses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A program's slots, both ends included."""
+
+    address: Address
+    slot_first: Slot
+    slot_last: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class SealPlan:
+    """Proven complete: `rows`, ordered by (slot, transaction_index), are all transactions of the ranges' programs in these ranges."""
+
+    ranges: tuple[Range, ...]
+    rows: tuple[Row, ...]
+    tip: Slot
+    commitment: Commitment
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What finality found in `ranges`: rows that were missing, rows (position, slot, signature) that the chain does not hold."""
+
+    ranges: tuple[Range, ...]
+    late: tuple[Row, ...]
+    foreign: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The routine reached its aim: everything up to `slot` is committed. `rows` were appended."""
+
+    slot: Slot
+    rows: int = 0
+    late: int = 0
+    retracted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Nothing is wrong but the proof could not be had yet; the checkpoint did not move past what was proven. Try again later."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The proof can't be had by waiting. A person must act; `remedy` says how."""
+
+    reason: str
+    remedy: str
+
+
+Outcome: TypeAlias = Done | Unproven | Halted

@@ -1,0 +1,481 @@
+"""The sealer: proves slot ranges complete, with contents from the stored ledger, and only then moves the checkpoint.
+
+One `tick` is one routine (see protocol.py). Its order is the proof:
+1. Target T: the slot that woke us, or the confirmed tip. A *served block* for T is the barrier: when a node serves getBlock(T), the writes
+   of T and of everything before it are in its signature index. Without that barrier the last slots of a list may be incomplete.
+2. Lists, newest first, of every program down to its last seal (walk.py), ordered by (slot, transaction_index).
+3. Contents of every listed transaction from getBlock or getTransaction, checked against the list: same slot, same err. Whatever the block
+   of a slot shows and the list does not is added: the block is the truth.
+4. Slots where the socket named signatures that the list lacks are looked at in their block: either a phantom, or a list that hides something.
+5. `Append`: rows, seals and checkpoint in one transaction. Only its success moves the cursor.
+Nothing of this takes contents from a notification. Where a step can't be proven the routine ends `Unproven` and the checkpoint stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from indexer.core.notifications import Forgery, NotificationBuffer
+from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
+    SAW_BLOCK,
+    SAW_LIST,
+    SAW_SOCKET,
+    SAW_TRANSACTION,
+    Address,
+    Append,
+    Block,
+    Commitment,
+    Content,
+    Details,
+    Done,
+    Failure,
+    GetBlock,
+    GetFirstAvailable,
+    GetSlot,
+    GetTransactions,
+    Halted,
+    Listed,
+    Pause,
+    Range,
+    Reply,
+    Request,
+    Routine,
+    Row,
+    SealPlan,
+    Slot,
+    Together,
+    Unproven,
+)
+from indexer.core.walk import PAGE_MAX, SignatureWalk, WalkBroken
+
+
+@dataclass(frozen=True, slots=True)
+class SealPolicy:
+    """Bounds and choices. `block_hits_min`: from so many transactions in a slot on, one getBlock is asked instead of single ones."""
+
+    commitment: Commitment = "confirmed"
+    block_hits_min: int = 8
+    rows_max: int = 1000
+    blocks_together_max: int = 4
+    transactions_together_max: int = 50
+    barrier_attempts: int = 40
+    content_attempts: int = 20
+    pause_s: float = 0.05
+    pause_s_max: float = 1.0
+    # A list that gets this far behind the tip is checked against the node's first available block before it is believed.
+    history_gap_slots: int = 1_000
+    page_min: int = 64
+
+
+@dataclass(slots=True)
+class SealTally:
+    """Counts that only grow; the edge turns them into metrics."""
+
+    ticks: int = 0
+    unproven: int = 0
+    rows: int = 0
+    blocks_full: int = 0
+    blocks_light: int = 0
+    single_transactions: int = 0
+    list_pages: int = 0
+    list_missed: int = 0
+    list_invented: int = 0
+    truncated: int = 0
+    logs_unknown: int = 0
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Slots up to `upper` with what the lists say of them, on their way to one append."""
+
+    upper: Slot
+    listed: dict[Slot, dict[str, Listed]]
+    mentioned_by: dict[str, set[Address]] = field(default_factory=dict)
+
+
+class Sealer:
+    """Owns the cursors: per program the last slot that is sealed. Not thread-safe; one routine at a time."""
+
+    def __init__(
+        self, cursors: Mapping[Address, Slot], policy: SealPolicy, notifications: NotificationBuffer | None = None
+    ) -> None:
+        if not cursors:
+            raise ValueError("a sealer needs at least one program")
+        self.tally = SealTally()
+        self.notifications = notifications if notifications is not None else NotificationBuffer()
+        self._policy = policy
+        self._cursors = dict(cursors)
+        self._blocks: dict[Slot, Block] = {}
+        self._forgeries: list[Forgery] = []
+        self._recent_rows = 0
+        self._history_checked_at: Slot | None = None
+
+    @property
+    def cursors(self) -> Mapping[Address, Slot]:
+        """The last sealed slot of each program."""
+        return dict(self._cursors)
+
+    @property
+    def sealed(self) -> Slot:
+        """Everything up to this slot is sealed for every program."""
+        return min(self._cursors.values())
+
+    def take_forgeries(self) -> list[Forgery]:
+        """Forgeries found since the last call, for the alarm."""
+        found, self._forgeries = self._forgeries, []
+        return found
+
+    def tick(self, hint: Slot | None = None, upto: Slot | None = None) -> Routine:
+        """Seal as far as can be proven: to `hint`, a slot that a notification named, or to the tip. Not beyond `upto`.
+
+        The hint is only a hint: a slot that is not confirmed is not served at this commitment, and the tip is asked for instead.
+        """
+        self.tally.ticks += 1
+        self._blocks.clear()
+        try:
+            outcome = yield from self._tick(hint, upto)
+        except WalkBroken as broken:
+            outcome = Unproven(broken.reason)
+        finally:
+            self._blocks.clear()
+        if isinstance(outcome, Unproven):
+            self.tally.unproven += 1
+        return outcome
+
+    # ---- 1. target and barrier ----
+
+    def _tick(self, hint: Slot | None, upto: Slot | None) -> Routine:
+        target = hint
+        if target is None or target <= self.sealed or (upto is not None and target > upto):
+            reply = yield GetSlot(self._policy.commitment)
+            if isinstance(reply, Failure):
+                return Unproven(f"the tip can't be read: {reply.message}")
+            target = Slot(_integer(reply))
+        tip = target
+        if upto is not None:
+            target = Slot(min(target, upto))
+        if target <= self.sealed:
+            return Done(self.sealed)
+        barrier = yield from self._barrier(tip)
+        if not isinstance(barrier, Block):
+            return barrier
+        tip = barrier.slot
+        target = Slot(min(target, tip))
+        if target <= self.sealed:
+            return Done(self.sealed)
+        halted = yield from self._history_is_there(target)
+        if halted is not None:
+            return halted
+        return (yield from self._seal_to(target, tip))
+
+    def _barrier(self, tip: Slot) -> Generator[Request, Reply, Block | Unproven]:
+        """The block of the tip, or of a newer tip: a slot of a forged hint never gets a block, so after a while the node's own tip is asked."""
+        slot = tip
+        failure = Failure("not asked")
+        for attempt in range(self._policy.barrier_attempts):
+            reply = yield GetBlock(slot, self._details(slot), self._policy.commitment)
+            if isinstance(reply, Block):
+                self._keep(reply)
+                return reply
+            assert isinstance(reply, Failure)
+            failure = reply
+            if failure.code is None:
+                break  # the edge has retried already
+            yield self._pause(attempt, "barrier")
+            if attempt % 4 == 3:
+                fresh = yield GetSlot(self._policy.commitment)
+                if not isinstance(fresh, Failure):
+                    slot = Slot(_integer(fresh))
+        return Unproven(f"no block is served for the tip, slot {slot}: {failure.message}")
+
+    def _details(self, slot: Slot) -> Details:
+        expected = self.notifications.expected(slot)
+        if expected >= self._policy.block_hits_min:
+            return "full"
+        return "signatures" if expected else "none"
+
+    def _keep(self, block: Block) -> None:
+        if block.contents is not None:
+            self.tally.blocks_full += 1
+        else:
+            self.tally.blocks_light += 1
+        if block.contents is not None or block.signatures is not None:
+            self._blocks[block.slot] = block
+
+    def _history_is_there(self, target: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        """A pruned node answers as if nothing had happened: before a long way back is believed, its oldest block must reach the last seal."""
+        need = Slot(self.sealed + 1)
+        first_time = self._history_checked_at is None
+        if not first_time and target - self.sealed <= self._policy.history_gap_slots:
+            return None
+        reply = yield GetFirstAvailable()
+        if isinstance(reply, Failure):
+            return Unproven(f"the node's first available block can't be read: {reply.message}")
+        first = _integer(reply)
+        # Slot 0 and 1 are the genesis: nodes without pruning may name either.
+        if first > max(need, 1):
+            return Halted(
+                f"the node's history begins at slot {first}, but slot {need} is the next to seal",
+                f"use an RPC endpoint whose history reaches slot {need}, or, on a new ledger, set start_slot to {first} or later",
+            )
+        self._history_checked_at = target
+        return None
+
+    # ---- 2. lists ----
+
+    def _seal_to(self, target: Slot, tip: Slot) -> Routine:
+        behind = [address for address, cursor in self._cursors.items() if cursor < target]
+        hint = max(self._policy.page_min, min(PAGE_MAX, 2 * self._recent_rows + self._policy.page_min))
+        walks = {
+            address: SignatureWalk(address, self._cursors[address], target, self._policy.commitment, hint)
+            for address in behind
+        }
+        for walk in walks.values():
+            yield from walk.descend()
+        self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
+        pending: dict[Address, list[Listed]] = {address: [] for address in walks}
+        complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
+        rows = 0
+        while self.sealed < target:
+            upper = Slot(min(complete.values()))
+            for address, walk in walks.items():
+                while complete[address] <= upper and complete[address] < target:
+                    piece = yield from walk.ascend()
+                    if piece is None:
+                        complete[address] = target
+                    else:
+                        complete[address] = Slot(max(complete[address], piece[0]))
+                        pending[address].extend(piece[1])
+            upper = Slot(min(complete.values()))
+            chunk = _Chunk(upper, {})
+            for address, entries in pending.items():
+                for entry in entries:
+                    if entry.slot <= upper:
+                        chunk.listed.setdefault(entry.slot, {})[entry.signature] = entry
+                        chunk.mentioned_by.setdefault(entry.signature, set()).add(address)
+                pending[address] = [entry for entry in entries if entry.slot > upper]
+            outcome = yield from self._seal_chunk(chunk, tip)
+            if not isinstance(outcome, Done):
+                return outcome
+            rows += outcome.rows
+        self._recent_rows = rows
+        return Done(self.sealed, rows)
+
+    # ---- 3. contents ----
+
+    def _seal_chunk(self, chunk: _Chunk, tip: Slot) -> Routine:
+        total = 0
+        slots = sorted({*chunk.listed, *self._suspicious(chunk)})
+        while True:
+            group: list[Slot] = []
+            hits = 0
+            while slots and (not group or hits + len(chunk.listed.get(slots[0], ())) <= self._policy.rows_max):
+                hits += len(chunk.listed.get(slots[0], ()))
+                group.append(slots.pop(0))
+            upper = Slot(slots[0] - 1) if slots else chunk.upper
+            contents = yield from self._contents(group, chunk)
+            if isinstance(contents, Unproven):
+                return contents
+            rows = tuple(contents)
+            plan = SealPlan(self._ranges(upper), rows, tip, self._policy.commitment)
+            reply = yield Append(plan)
+            if isinstance(reply, Failure):
+                return Unproven(f"the ledger refused the append: {reply.message}")
+            self._committed(upper, rows)
+            total += len(rows)
+            if not slots:
+                return Done(self.sealed, total)
+
+    def _ranges(self, upper: Slot) -> tuple[Range, ...]:
+        return tuple(
+            Range(address, Slot(cursor + 1), upper)
+            for address, cursor in sorted(self._cursors.items())
+            if cursor < upper
+        )
+
+    def _committed(self, upper: Slot, rows: tuple[Row, ...]) -> None:
+        for address, cursor in self._cursors.items():
+            self._cursors[address] = Slot(max(cursor, upper))
+        self.tally.rows += len(rows)
+        self.tally.logs_unknown += sum(row.raw.logs is None for row in rows)
+        self.tally.truncated += sum(row.raw.logs is not None and "Log truncated" in row.raw.logs for row in rows)
+        stored = {row.raw.signature: (Slot(row.raw.slot), row.raw.err, row.raw.logs) for row in rows}
+        self._forgeries.extend(self.notifications.judge(upper, stored))
+        for slot in [slot for slot in self._blocks if slot <= upper]:
+            del self._blocks[slot]
+
+    def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
+        """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""
+        named = chunk.mentioned_by
+        for slot in self.notifications.slots(Slot(self.sealed + 1), chunk.upper):
+            if any(signature not in named for signature in self.notifications.signatures(slot)):
+                yield slot
+
+    def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
+        whole, single = self._choose(slots, chunk)
+        rows: list[Row] = []
+        failed = yield from self._fetch_blocks([slot for slot in whole if not self._has_contents(slot)], "full")
+        if failed is not None:
+            return failed
+        light = [slot for slot in self._suspicious(chunk) if slot in set(slots) and slot not in self._blocks]
+        failed = yield from self._fetch_blocks(light, "signatures", skipped_is_empty=True)
+        if failed is not None:
+            return failed
+        hidden = self._hidden(slots, chunk)
+        if hidden:
+            self.tally.list_missed += len(hidden)
+            failed = yield from self._fetch_blocks([slot for slot in hidden if not self._has_contents(slot)], "full")
+            if failed is not None:
+                return failed
+            whole.extend(slot for slot in hidden if slot not in whole)
+            single = [slot for slot in single if slot not in whole]
+        found = yield from self._fetch_single(single, chunk)
+        if isinstance(found, Unproven):
+            return found
+        rows.extend(found)
+        for slot in whole:
+            rows.extend(self._from_block(slot, chunk))
+        rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
+        return rows
+
+    def _choose(self, slots: list[Slot], chunk: _Chunk) -> tuple[list[Slot], list[Slot]]:
+        """Which slots are read as whole blocks, which as single transactions. Without an index in the list only the block knows the order."""
+        whole: list[Slot] = []
+        single: list[Slot] = []
+        for slot in slots:
+            entries = chunk.listed.get(slot)
+            if not entries:
+                continue
+            many = len(entries) >= self._policy.block_hits_min
+            unordered = any(entry.transaction_index is None for entry in entries.values())
+            (whole if many or unordered or self._has_contents(slot) else single).append(slot)
+        return whole, single
+
+    def _has_contents(self, slot: Slot) -> bool:
+        block = self._blocks.get(slot)
+        return block is not None and block.contents is not None
+
+    def _hidden(self, slots: list[Slot], chunk: _Chunk) -> list[Slot]:
+        """Slots whose block holds a signature that the socket named and the list lacks: the list hides it, the block does not."""
+        found = []
+        for slot in slots:
+            block = self._blocks.get(slot)
+            if block is None or block.signatures is None or block.contents is not None:
+                continue
+            unlisted = {sig for sig in self.notifications.signatures(slot) if sig not in chunk.mentioned_by}
+            if not unlisted.isdisjoint(block.signatures):
+                found.append(slot)
+        return found
+
+    def _fetch_blocks(
+        self, slots: list[Slot], details: Details, skipped_is_empty: bool = False
+    ) -> Generator[Request, Reply, Unproven | None]:
+        missing = list(slots)
+        for attempt in range(self._policy.content_attempts):
+            again: list[Slot] = []
+            why = ""
+            for start in range(0, len(missing), self._policy.blocks_together_max):
+                part = missing[start : start + self._policy.blocks_together_max]
+                replies = yield Together(tuple(GetBlock(slot, details, self._policy.commitment) for slot in part))
+                assert isinstance(replies, tuple)
+                for slot, reply in zip(part, replies, strict=True):
+                    if isinstance(reply, Block):
+                        self._keep(reply)
+                        continue
+                    assert isinstance(reply, Failure)
+                    if reply.code == BLOCK_CLEANED_UP:
+                        return Unproven(f"the node has pruned slot {slot}: {reply.message}")
+                    if skipped_is_empty and reply.code is not None:
+                        # Below a served barrier a slot without a block holds nothing, whatever the socket said of it.
+                        continue
+                    again.append(slot)
+                    why = reply.message
+            if not again:
+                return None
+            missing = again
+            yield self._pause(attempt, "block")
+        return Unproven(f"the block of slot {missing[0]} is not served: {why}")
+
+    def _fetch_single(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
+        entries = [entry for slot in slots for entry in chunk.listed[slot].values()]
+        rows: list[Row] = []
+        for start in range(0, len(entries), self._policy.transactions_together_max):
+            part = entries[start : start + self._policy.transactions_together_max]
+            for attempt in range(self._policy.content_attempts):
+                reply = yield GetTransactions(tuple(entry.signature for entry in part), self._policy.commitment)
+                if isinstance(reply, Failure):
+                    if reply.code is None:
+                        return Unproven(f"transactions can't be read: {reply.message}")
+                    yield self._pause(attempt, "transaction")
+                    continue
+                assert isinstance(reply, tuple)
+                again = []
+                for entry, content in zip(part, reply, strict=True):
+                    row = self._agreed(entry, content, chunk)
+                    if row is None:
+                        again.append(entry)
+                    else:
+                        rows.append(row)
+                if not again:
+                    part = []
+                    break
+                part = again
+                yield self._pause(attempt, "transaction")
+            if part:
+                # Patience is over. The block decides: it holds what the list names, or the list invents.
+                late = sorted({entry.slot for entry in part})
+                failed = yield from self._fetch_blocks(late, "full")
+                if failed is not None:
+                    return failed
+                settled = {row.raw.signature for row in rows}
+                for slot in late:
+                    rows.extend(row for row in self._from_block(slot, chunk) if row.raw.signature not in settled)
+        self.tally.single_transactions += len(entries)
+        return rows
+
+    def _agreed(self, entry: Listed, content: object, chunk: _Chunk) -> Row | None:
+        if not isinstance(content, Content):
+            return None
+        raw = content.raw
+        if raw.signature != entry.signature or raw.slot != entry.slot or raw.err != entry.err:
+            return None
+        if entry.transaction_index is None or (content.indexed and raw.transaction_index != entry.transaction_index):
+            return None
+        if raw.transaction_index != entry.transaction_index:
+            raw = replace(raw, transaction_index=entry.transaction_index)
+        programs = content.programs | frozenset(chunk.mentioned_by[entry.signature])
+        return Row(raw, programs, SAW_LIST | SAW_TRANSACTION | self._socket_bit(entry.slot, entry.signature))
+
+    def _from_block(self, slot: Slot, chunk: _Chunk) -> list[Row]:
+        """The block is the truth of its slot: what the list lacks is added, what the list alone names is left out; both are counted."""
+        contents = self._blocks[slot].contents
+        assert contents is not None
+        listed = chunk.listed.get(slot, {})
+        rows = []
+        seen: set[str] = set()
+        for content in contents:
+            mine = frozenset(a for a in content.programs if a in self._cursors and self._cursors[a] < slot)
+            signature = content.raw.signature
+            seen.add(signature)
+            mine |= chunk.mentioned_by.get(signature, set()) if signature in listed else frozenset()
+            if not mine:
+                continue
+            if signature not in listed:
+                self.tally.list_missed += 1
+            saw = SAW_BLOCK | (SAW_LIST if signature in listed else 0) | self._socket_bit(slot, signature)
+            rows.append(Row(content.raw, mine, saw))
+        self.tally.list_invented += len(listed.keys() - seen)
+        return rows
+
+    def _socket_bit(self, slot: Slot, signature: str) -> int:
+        return SAW_SOCKET if self.notifications.saw(slot, signature) else 0
+
+    def _pause(self, attempt: int, why: str) -> Pause:
+        return Pause(min(self._policy.pause_s * 1.3**attempt, self._policy.pause_s_max), why)
+
+
+def _integer(reply: Reply) -> int:
+    assert isinstance(reply, int)
+    return reply

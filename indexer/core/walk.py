@@ -1,0 +1,166 @@
+"""A walk over one program's signature list: down from the newest to the last seal, then up again in slot order, in bounded memory.
+
+getSignaturesForAddress answers newest first, the ledger wants oldest first. The walk goes down once and keeps the oldest pages whole; of
+the newer ones that no longer fit it keeps only the signature to ask them again by. Steady state is one page and no second question.
+
+Facts used (SOLANA notes; Agave rpc.rs): at most 1,000 a page; `before` is exclusive; inside a slot the highest index comes first; nodes
+since 4.0 refuse an unknown `before` with -32020, older ones answer with an empty or with the newest page.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from indexer.core.protocol import (
+    MIN_CONTEXT_SLOT_NOT_REACHED,
+    NODE_BEHIND,
+    TRANSACTION_NOT_FOUND,
+    Address,
+    Commitment,
+    Failure,
+    GetTransactions,
+    Listed,
+    ListSignatures,
+    Pause,
+    Reply,
+    Request,
+    Slot,
+)
+
+PAGE_MAX = 1000
+# Pages held at once: 16,000 entries, some 4 MB.
+PAGES_HELD_MAX = 16
+# Behind a balancer the next node may be some slots lower than the one that served the barrier.
+BEHIND_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class WalkBroken(Exception):
+    """The list changed under the walk, or the node answered what can't be continued. Start over later."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    before: str | None
+    limit: int
+    entries: tuple[Listed, ...] | None
+
+
+class SignatureWalk:
+    """Entries of one program with cursor < slot ≤ target, ascending. Call `descend` once, then `ascend` until it returns None."""
+
+    def __init__(
+        self, address: Address, cursor: Slot, target: Slot, commitment: Commitment, page_hint: int = PAGE_MAX
+    ) -> None:
+        self.address = address
+        self.pages_read = 0
+        self.reached_cursor = False
+        self._cursor = cursor
+        self._target = target
+        self._commitment = commitment
+        self._hint = max(1, min(page_hint, PAGE_MAX))
+        self._pages: deque[_Page] = deque()
+        self._held = 0
+        self._carry: list[Listed] = []
+        # The entry that the next newer page must end with.
+        self._joint: str | None = None
+
+    def descend(self) -> Generator[Request, Reply, None]:
+        """Read pages down to the cursor or the end of the list. WalkBroken when the node can't continue its own list."""
+        before: str | None = None
+        above: Slot | None = None
+        limit = self._hint
+        while True:
+            entries = yield from self._page(before, limit, above)
+            if not entries:
+                if before is not None:
+                    yield from self._confirm_known(before)
+                return
+            self._remember(_Page(before, limit, entries))
+            if entries[-1].slot <= self._cursor:
+                self.reached_cursor = True
+                return
+            if len(entries) < limit:
+                return
+            before, above, limit = entries[-1].signature, entries[-1].slot, PAGE_MAX
+
+    def ascend(self) -> Generator[Request, Reply, tuple[Slot, list[Listed]] | None]:
+        """The next piece, from the oldest: (slot up to which it is complete, its entries by slot and index). None at the end."""
+        if not self._pages:
+            return None
+        page = self._pages.pop()
+        entries = page.entries
+        if entries is None:
+            entries = yield from self._page(page.before, page.limit, None)
+            if not entries or (self._joint is not None and entries[-1].signature != self._joint):
+                raise WalkBroken(f"the list of {self.address} changed below {page.before} while it was read")
+        else:
+            self._held -= 1
+        self._joint = page.before
+        fresh = [entry for entry in reversed(entries) if self._cursor < entry.slot <= self._target]
+        waiting = [*self._carry, *fresh]
+        if not self._pages:
+            self._carry = []
+            return self._target, _ordered(waiting)
+        # The newest slot of this page may go on in the next one; it waits for it.
+        complete = Slot(min(entries[0].slot - 1, self._target))
+        self._carry = [entry for entry in waiting if entry.slot > complete]
+        return complete, _ordered([entry for entry in waiting if entry.slot <= complete])
+
+    def _page(
+        self, before: str | None, limit: int, above: Slot | None
+    ) -> Generator[Request, Reply, tuple[Listed, ...]]:
+        request = ListSignatures(self.address, self._commitment, limit, before, self._target)
+        reply: Reply = None
+        for _ in range(BEHIND_ATTEMPTS):
+            self.pages_read += 1
+            reply = yield request
+            if not isinstance(reply, Failure) or reply.code not in (MIN_CONTEXT_SLOT_NOT_REACHED, NODE_BEHIND):
+                break
+            yield Pause(0.1, "list")
+        if isinstance(reply, Failure):
+            if reply.code == TRANSACTION_NOT_FOUND:
+                raise WalkBroken(f"the node no longer knows {before}, the place in the list of {self.address}")
+            raise WalkBroken(f"the signature list of {self.address} can't be read: {reply.message}")
+        assert isinstance(reply, tuple)
+        entries: tuple[Listed, ...] = reply
+        slots = [entry.slot for entry in entries]
+        if any(later > earlier for earlier, later in pairwise(slots)):
+            raise WalkBroken(f"the signature list of {self.address} is not newest first")
+        # Nodes before 4.0 answer an unknown `before` with the newest page.
+        if above is not None and slots and slots[0] > above:
+            raise WalkBroken(
+                f"the signature list of {self.address} began anew instead of continuing below slot {above}"
+            )
+        return entries
+
+    def _confirm_known(self, before: str) -> Generator[Request, Reply, None]:
+        # An empty page is the list's end, or an old node's way to say that it does not know `before`.
+        reply = yield GetTransactions((before,), self._commitment)
+        if isinstance(reply, Failure) or not isinstance(reply, tuple) or reply[0] is None:
+            raise WalkBroken(f"an empty page behind {before}, which the node does not know")
+
+    def _remember(self, page: _Page) -> None:
+        if page.entries is not None and page.entries[-1].slot > self._target:
+            return  # wholly newer than the target
+        self._pages.append(page)
+        self._held += 1
+        if self._held > PAGES_HELD_MAX:
+            for place, kept in enumerate(self._pages):
+                # The newest page can't be asked again: without `before` the node would answer with what is newest then.
+                if kept.entries is not None and kept.before is not None:
+                    self._pages[place] = _Page(kept.before, kept.limit, None)
+                    self._held -= 1
+                    return
+
+
+def _ordered(entries: list[Listed]) -> list[Listed]:
+    # `reversed` of the node's order is block order already; the sort is stable and only repairs carried pieces.
+    return sorted(
+        entries, key=lambda entry: (entry.slot, -1 if entry.transaction_index is None else entry.transaction_index)
+    )

@@ -1,0 +1,57 @@
+"""Every metric of the indexer, declared once. Those of the projections are in projections/metrics.py."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+
+# Where the chain and the ledger stand.
+TIP_SLOT = Gauge("indexer_tip_slot", "Highest slot seen at the sealing commitment")
+FINALIZED_SLOT = Gauge("indexer_finalized_slot", "Highest slot that was checked at finalized, over all programs")
+SEALED_SLOT = Gauge("indexer_sealed_slot", "Last slot proven complete and committed", ["program"])
+SEALED_LAG_SLOTS = Gauge("indexer_sealed_lag_slots", "Tip minus sealed slot", ["program"])
+LEADER = Gauge("indexer_leader", "1 while this process holds the writer's lease")
+LEASE_LOST = Counter("indexer_lease_lost_total", "Times the writer's lease was lost")
+
+# Sealing.
+TICKS = Counter("indexer_ticks_total", "Sealing rounds by outcome", ["outcome"])
+TICK_SECONDS = Histogram("indexer_tick_seconds", "Length of a sealing round", buckets=_SECONDS)
+ROWS = Counter("indexer_ledger_rows_total", "Transactions appended to the ledger", ["origin"])
+APPEND_SECONDS = Histogram("indexer_append_seconds", "Time of an append's database transaction", buckets=_SECONDS)
+FETCHED = Counter("indexer_fetched_total", "Contents asked for, by route", ["route"])
+LIST_MISSED = Counter("indexer_list_missed_total", "Transactions that a block shows and the signature list lacked")
+LIST_INVENTED = Counter("indexer_list_invented_total", "Transactions that the signature list named and the block lacks")
+TRUNCATED = Counter("indexer_truncated_logs_total", "Transactions appended with truncated logs")
+LOGS_UNKNOWN = Counter("indexer_unknown_logs_total", "Transactions appended without recorded logs")
+STALLED = Gauge("indexer_stalled", "1 while the proof needs a person; /readyz gives reason and remedy")
+
+# The second witness.
+NOTIFICATIONS = Counter("indexer_notifications_total", "Logs notifications by what became of them", ["fate"])
+FORGERIES = Counter("indexer_forgeries_total", "Notifications under a true signature and slot with forged contents")
+PHANTOMS = Counter("indexer_phantoms_total", "Notifications of transactions that did not land")
+SOCKET_MISSED = Counter("indexer_socket_missed_total", "Appended transactions that no notification had named")
+BUFFERED = Gauge("indexer_notification_buffer_size", "Notifications waiting to be judged (bounded)")
+
+# Finality.
+RETRACTIONS = Counter("indexer_retractions_total", "Rows retracted because the finalized chain does not hold them")
+LATE_ROWS = Counter("indexer_late_rows_total", "Rows appended late because the finalized chain holds them")
+
+# The edges.
+RPC_CALLS = Counter("indexer_rpc_calls_total", "JSON-RPC calls, as providers count them", ["method"])
+RPC_SECONDS = Histogram("indexer_rpc_seconds", "Time to the full reply", ["method"], buckets=_SECONDS)
+RPC_BYTES = Counter("indexer_rpc_bytes_total", "Bytes of replies", ["method"])
+RPC_RETRIES = Counter("indexer_rpc_retries_total", "Attempts that were repeated", ["method"])
+RPC_FAILURES = Counter("indexer_rpc_failures_total", "Calls that failed after all attempts", ["method"])
+RPC_RATE_LIMITED = Counter("indexer_rpc_rate_limited_total", "Refusals by a rate limit", ["form"])
+RPC_GARBAGE = Counter("indexer_rpc_garbage_total", "Replies that were not of the promised shape")
+SOCKET_UP = Gauge("indexer_socket_connected", "1 while the socket is connected and subscribed")
+SOCKET_CONNECTS = Counter("indexer_socket_connects_total", "Connections made")
+SOCKET_DROPS = Counter("indexer_socket_drops_total", "Connections lost or given up, by reason", ["reason"])
+SOCKET_FRAMES = Counter("indexer_socket_frames_total", "Frames received")
+ACCOUNT_UPDATES = Counter("indexer_account_updates_total", "Account samples appended", ["program"])
+ACCOUNT_QUEUE = Gauge("indexer_account_queue_size", "Account samples waiting (bounded)")
+ACCOUNT_DROPPED = Counter(
+    "indexer_account_updates_dropped_total", "Samples dropped at the queue's bound; the next listing brings them"
+)
+DATABASE_FAILURES = Counter("indexer_database_failures_total", "Database transactions that failed and were tried again")
