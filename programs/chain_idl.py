@@ -1,6 +1,7 @@
 """The IDL that a program's authors put on the chain, in either of the two places that exist.
 
-Anchor before 1.0 kept it in an account of the program itself; since then it is in an account of the Program Metadata program. Addresses
+Anchor before 1.0 kept it in an account of the program itself; since then it is in an account of the Program Metadata
+program. Addresses
 and account bytes are pure functions here; the one that fetches is given the way to read an account.
 Sources: Anchor's `IdlAccount`, and the account layout of Program Metadata.
 """
@@ -68,7 +69,9 @@ def parse_legacy(data: bytes) -> bytes:
 
 
 def parse_metadata(data: bytes) -> bytes:
-    """The JSON text in the data of an account at `metadata_address`. ChainIdlError when there is none, or when it is only pointed to."""
+    """The JSON text in the data of an account at `metadata_address`. ChainIdlError when there is none, or when it is
+    only pointed to.
+    """
     if len(data) < _METADATA_HEADER or data[0] != _METADATA_KIND:
         raise ChainIdlError("the account does not begin as a metadata account does")
     encoding = _choice(_ENCODINGS, data[83], "encoding")
@@ -95,7 +98,8 @@ def parse_metadata(data: bytes) -> bytes:
 async def fetch(program: bytes, get_account: Callable[[str], Awaitable[bytes | None]]) -> ChainIdl | None:
     """The program's IDL from the chain, the newer place first; None when neither account exists.
 
-    `get_account` takes an address in base58 and gives the account's data, None when there is no such account. When one place holds
+    `get_account` takes an address in base58 and gives the account's data, None when there is no such account. When
+    one place holds
     something unreadable and the other nothing, ChainIdlError says so.
     """
     refusal: ChainIdlError | None = None

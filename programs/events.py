@@ -1,7 +1,9 @@
 """The events of a transaction, in execution order, by whichever way the program wrote them.
 
-Two ways: a `Program data:` line in the logs (`emit!`), and a call of the program to itself that carries the event as instruction data
-(`emit_cpi!`). The logs say in what order calls and lines happened, so the two ways are merged by walking both together. What cannot be
+Two ways: a `Program data:` line in the logs (`emit!`), and a call of the program to itself that carries the event as
+instruction data
+(`emit_cpi!`). The logs say in what order calls and lines happened, so the two ways are merged by walking both
+together. What cannot be
 known is said in `Extraction.incomplete`, never guessed.
 """
 
@@ -64,7 +66,8 @@ Source: TypeAlias = LogSource | InnerSource
 class EventRecord(msgspec.Struct, frozen=True):
     """One event as it was written. Either `name` and `data`, or `error`; `raw` (discriminator first) is there always.
 
-    `twin` is the source of the earlier record of the same event when the program wrote it both ways: count one of the two.
+    `twin` is the source of the earlier record of the same event when the program wrote it both ways: count one of the
+    two.
     """
 
     program: str
@@ -95,7 +98,9 @@ def event_authority(program: bytes) -> bytes:
 
 
 def extract(transaction: RawTransaction | TransactionView, codecs: Mapping[bytes, ProgramCodec]) -> Extraction:
-    """The events that the given programs (32-byte addresses) wrote in a transaction. For a stream keep an `Extractor`."""
+    """The events that the given programs (32-byte addresses) wrote in a transaction. For a stream keep an
+    `Extractor`.
+    """
     return Extractor(codecs).extract(transaction)
 
 
@@ -124,7 +129,9 @@ class Extractor:
         return self._with_calls(transaction, written, tagged, incomplete)
 
     def extract_rpc(self, rpc: RpcTransaction) -> Extraction:
-        """As `extract`, of a getTransaction result. Most have no inner instructions and whole logs: their message is not even parsed."""
+        """As `extract`, of a getTransaction result. Most have no inner instructions and whole logs: their message is
+        not even parsed.
+        """
         failed, logs, look_inside = logs_of(rpc)
         if failed:
             return _NOTHING
@@ -190,7 +197,8 @@ class Extractor:
 
 
 class InstructionRecord(msgspec.Struct, frozen=True):
-    """One instruction of a program. `accounts` maps the IDL's names to addresses, None where an optional one was left out.
+    """One instruction of a program. `accounts` maps the IDL's names to addresses, None where an optional one was left
+    out.
 
     `outer` is the top-level instruction, `index` the place under it, None for the top-level instruction itself.
     """
@@ -204,7 +212,9 @@ class InstructionRecord(msgspec.Struct, frozen=True):
 
 
 def called_instructions(seen: TransactionView, program: bytes, codec: ProgramCodec) -> list[InstructionRecord]:
-    """The program's instructions in execution order, each top-level one before what it called. Events it sent itself are none."""
+    """The program's instructions in execution order, each top-level one before what it called. Events it sent itself
+    are none.
+    """
     if seen.keys is None:
         return []
     under: dict[int, list[InnerInstruction]] = {}
@@ -355,7 +365,9 @@ def _merged(
 
 
 def _twinned(events: list[tuple[EventRecord, _Place | None]]) -> list[EventRecord]:
-    """Mark the second of each pair that one invocation wrote both ways. Two equal events by the same way are two events."""
+    """Mark the second of each pair that one invocation wrote both ways. Two equal events by the same way are two
+    events.
+    """
     waiting: dict[tuple[str, bytes, _Place | None, bool], list[Source]] = {}
     marked: list[EventRecord] = []
     for event, place in events:

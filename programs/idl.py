@@ -1,8 +1,11 @@
 """One model for every Anchor IDL: the format before 0.30 ("legacy") and the one since, with the dirt of real files.
 
-`load_idl` reads either format into `Idl`. It says everything that is wrong, as `IdlProblem`s with the JSON path of the place, and
-keeps whatever can still be served: a type that cannot be understood becomes `Unusable`, and only what is laid out with it is lost.
-Both spellings of a thing (`publicKey` and `pubkey`, `isMut` and `writable`) are read in both formats, because real files mix them.
+`load_idl` reads either format into `Idl`. It says everything that is wrong, as `IdlProblem`s with the JSON path of
+the place, and
+keeps whatever can still be served: a type that cannot be understood becomes `Unusable`, and only what is laid out
+with it is lost.
+Both spellings of a thing (`publicKey` and `pubkey`, `isMut` and `writable`) are read in both formats, because real
+files mix them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from programs.base58 import address_bytes
 
 Severity: TypeAlias = Literal["error", "warning"]
 
-# A file may nest types as it likes; beyond these bounds nothing sensible is described and the reader's own stack is at stake.
+# A file may nest types as it likes; beyond these bounds nothing sensible is described and the reader's own stack is
+# at stake.
 TYPE_NESTING_MAX = 32
 ACCOUNT_GROUP_NESTING_MAX = 16
 PROBLEMS_MAX = 1000
@@ -64,7 +68,9 @@ class Primitive:
 
 @dataclass(frozen=True, slots=True)
 class OptionOf:
-    """`option` (one byte says whether a value follows) or `coption` (four bytes, and the value's room is kept when absent)."""
+    """`option` (one byte says whether a value follows) or `coption` (four bytes, and the value's room is kept when
+    absent).
+    """
 
     inner: TypeRef
     coption: bool = False
@@ -108,7 +114,9 @@ class Defined:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A type that was not understood; whatever contains it cannot be decoded, and `reason` is what its users are told."""
+    """A type that was not understood; whatever contains it cannot be decoded, and `reason` is what its users are
+    told.
+    """
 
     reason: str
 
@@ -158,7 +166,9 @@ Body: TypeAlias = StructBody | TupleBody | UnitBody | EnumBody | AliasBody
 
 @dataclass(frozen=True, slots=True)
 class Repr:
-    """Rust's `repr`: `packed` is None or the largest alignment that a field may have, `align` None or the least that the whole has."""
+    """Rust's `repr`: `packed` is None or the largest alignment that a field may have, `align` None or the least that
+    the whole has.
+    """
 
     kind: str = "rust"
     packed: int | None = None
@@ -238,7 +248,8 @@ class Idl:
 def load_idl(source: bytes | str | Mapping[str, Any]) -> Idl:
     """Read an IDL, of either format, from JSON text or from the object that the text describes.
 
-    Never raises for dirt: see `Idl.problems`. IdlError only when nothing can be served (not JSON, or not an IDL at all).
+    Never raises for dirt: see `Idl.problems`. IdlError only when nothing can be served (not JSON, or not an IDL at
+    all).
     """
     return _Reader(_document(source)).read()
 
@@ -617,7 +628,9 @@ class _Reader:
         return Defined(name, tuple(arguments))
 
     def _argument(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef | ConstArgument:
-        """Whether an argument is a type or a constant is settled where the parameter is known: here only what is plain."""
+        """Whether an argument is a type or a constant is settled where the parameter is known: here only what is
+        plain.
+        """
         if isinstance(value, int) and not isinstance(value, bool):
             return ConstArgument(str(value))
         if isinstance(value, dict) and "value" in value and "type" not in value:
@@ -714,7 +727,9 @@ class _Reader:
         return TypeDef(name, AliasBody(Unusable(f"type {name!r} is nowhere defined ({path})")), path=path)
 
     def _find_type(self, name: str, path: str) -> TypeDef | None:
-        """By name; failing that by the name as another convention would write it, or by the last part of a Rust path."""
+        """By name; failing that by the name as another convention would write it, or by the last part of a Rust
+        path.
+        """
         definition = self.types.get(name)
         if definition is not None:
             return definition

@@ -1,7 +1,9 @@
 """The grammar of program logs: which program wrote which `Program data:` line.
 
-Each element of `logMessages` is one line, whatever it holds; a program writes its own text only behind `Program log: `, so only whole
-lines of the runtime's own forms open and close frames. Where the stack stops making sense, reading stops: nothing is guessed.
+Each element of `logMessages` is one line, whatever it holds; a program writes its own text only behind `Program log:
+`, so only whole
+lines of the runtime's own forms open and close frames. Where the stack stops making sense, reading stops: nothing is
+guessed.
 Source of the forms: Agave's program-runtime stable_log and log_collector.
 """
 
@@ -24,7 +26,8 @@ _invoke = re.compile(rf"Program ({_ID}) invoke \[([1-9][0-9]{{0,2}})\]").fullmat
 _success = re.compile(rf"Program {_ID} success").fullmatch
 _failed = re.compile(rf"Program ({_ID}) failed: .*", re.DOTALL).fullmatch
 
-# Lines that open a frame, parsed: programs repeat, so nearly every one was seen before. Cleared when full, which costs little.
+# Lines that open a frame, parsed: programs repeat, so nearly every one was seen before. Cleared when full, which
+# costs little.
 _OPENINGS_MAX = 1 << 14
 _openings: dict[str, tuple[str, int]] = {}
 
@@ -90,7 +93,9 @@ def data_lines(logs: Sequence[str], programs: Container[str]) -> tuple[list[tupl
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One invocation: the line that opened it, the program, its depth from 1, and the frame that called it (None at depth 1)."""
+    """One invocation: the line that opened it, the program, its depth from 1, and the frame that called it (None at
+    depth 1).
+    """
 
     line: int
     program: str
@@ -128,7 +133,8 @@ def frames(logs: Sequence[str]) -> tuple[list[Frame], dict[int, int]]:
 
 
 def payload(text: str) -> bytes:
-    """The bytes behind `Program data: `. A line of several fields is what one call was given in slices: they belong together.
+    """The bytes behind `Program data: `. A line of several fields is what one call was given in slices: they belong
+    together.
 
     ValueError when a field is not base64, which no runtime writes.
     """

@@ -1,4 +1,5 @@
-"""Which IDL holds for a program at a slot. Programs are upgraded; an old event is short for a new IDL, so the slot decides.
+"""Which IDL holds for a program at a slot. Programs are upgraded; an old event is short for a new IDL, so the slot
+decides.
 
 The registry is a value: it lives in memory, and `dump`/`load` turn it into plain rows and back for whoever stores it.
 """
@@ -22,7 +23,9 @@ _EXTRACTORS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class IdlVersion:
-    """One IDL of a program. `slot_first` is the first slot from which it holds; `document` the JSON text as it was given."""
+    """One IDL of a program. `slot_first` is the first slot from which it holds; `document` the JSON text as it was
+    given.
+    """
 
     program: bytes
     slot_first: int
@@ -44,7 +47,9 @@ class VersionRow(TypedDict):
 
 
 class ProgramRegistry:
-    """IDL versions by program and slot. Before its first version a program is read with that one: there is nothing older."""
+    """IDL versions by program and slot. Before its first version a program is read with that one: there is nothing
+    older.
+    """
 
     def __init__(self, versions: Iterable[IdlVersion] = ()) -> None:
         self._versions: dict[bytes, list[IdlVersion]] = {}
@@ -54,7 +59,9 @@ class ProgramRegistry:
             self.add(version)
 
     def add(self, version: IdlVersion) -> bool:
-        """Add a version; True when that changes how some slot is read. One given for the same slot replaces it. IdlError when unusable."""
+        """Add a version; True when that changes how some slot is read. One given for the same slot replaces it.
+        IdlError when unusable.
+        """
         held = self._versions.get(version.program, [])
         before = self._at(held, version.slot_first)
         if before is not None and before.digest == version.digest and before.slot_first <= version.slot_first:
@@ -98,7 +105,9 @@ class ProgramRegistry:
         return extractor
 
     def slots_changed(self, version: IdlVersion) -> tuple[int, int | None]:
-        """The slots that this version is read with: first, and last (None is open). What failed there is worth decoding again."""
+        """The slots that this version is read with: first, and last (None is open). What failed there is worth
+        decoding again.
+        """
         held = self._versions.get(version.program, [])
         later = [other.slot_first for other in held if other.slot_first > version.slot_first]
         earliest = not any(other.slot_first < version.slot_first for other in held)
@@ -119,7 +128,9 @@ class ProgramRegistry:
 
     @staticmethod
     def load(rows: Iterable[VersionRow]) -> ProgramRegistry:
-        """The registry that `dump` described. ValueError when a document is not the one its digest names; IdlError as `load_idl`."""
+        """The registry that `dump` described. ValueError when a document is not the one its digest names; IdlError as
+        `load_idl`.
+        """
         registry = ProgramRegistry()
         for row in rows:
             version = IdlVersion(address_bytes(row["program"]), row["slot_first"], row["document"].encode())

@@ -1,8 +1,10 @@
 """The transaction as the chain stored it: the ledger's unit, its wire format, and the replies of getTransaction.
 
-`RawTransaction` is what the ledger keeps. `TransactionView` is the one shape that the rest of this package reads; it is filled from the
+`RawTransaction` is what the ledger keeps. `TransactionView` is the one shape that the rest of this package reads; it
+is filled from the
 wire bytes (`view`) or from any encoding of a getTransaction result (`view_from_rpc`). Nothing here does I/O.
-Wire format: Solana's message formats "legacy" and version 0, as written by their serializer (compact-u16 lengths, little endian).
+Wire format: Solana's message formats "legacy" and version 0, as written by their serializer (compact-u16 lengths,
+little endian).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import msgspec
 
 from programs import base58
 
-# A packet is at most 1,232 bytes; anything near this bound is no transaction. It stops absurd input before it is parsed.
+# A packet is at most 1,232 bytes; anything near this bound is no transaction. It stops absurd input before it is
+# parsed.
 WIRE_BYTES_MAX = 1 << 16
 _KEY = 32
 _SIGNATURE = 64
@@ -29,9 +32,11 @@ class TransactionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class InnerInstruction:
-    """An instruction that a program called. `outer` is the top-level instruction it ran under, `index` its place there, both from 0.
+    """An instruction that a program called. `outer` is the top-level instruction it ran under, `index` its place
+    there, both from 0.
 
-    `accounts` are indices into the transaction's keys, one byte each. `stack_height` is 2 for a direct call; None in older replies.
+    `accounts` are indices into the transaction's keys, one byte each. `stack_height` is 2 for a direct call; None in
+    older replies.
     """
 
     outer: int
@@ -56,7 +61,8 @@ class RawTransaction:
     """One transaction with what the node recorded about it.
 
     slot, transaction_index: its place in the chain. signature: base58. block_time: unix seconds, None when unknown.
-    err: compact JSON with sorted keys, None when it succeeded. wire: the serialized transaction, b"" when the source had only JSON.
+    err: compact JSON with sorted keys, None when it succeeded. wire: the serialized transaction, b"" when the source
+    had only JSON.
     logs: None when the node did not record them. inner: None when not recorded.
     loaded: addresses from lookup tables, writable then readonly, 32 bytes each. version: None is legacy.
     """
@@ -93,7 +99,9 @@ class TransactionView:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What the wire says: version (None is legacy), the keys written in it, its instructions. Unknown versions have neither."""
+    """What the wire says: version (None is legacy), the keys written in it, its instructions. Unknown versions have
+    neither.
+    """
 
     version: int | None
     signature: bytes
@@ -163,7 +171,9 @@ def _compact(wire: bytes, at: int) -> tuple[int, int]:
 
 
 def account_keys(raw: RawTransaction) -> tuple[bytes, ...] | None:
-    """Every address that instructions index: those in the message, then the loaded ones. None when the version is unknown or no wire is held."""
+    """Every address that instructions index: those in the message, then the loaded ones. None when the version is
+    unknown or no wire is held.
+    """
     if not raw.wire:
         return None
     static = parse_wire(raw.wire).static_keys
@@ -261,7 +271,9 @@ _decode_body = msgspec.json.Decoder(_RpcTransactionJson | tuple[str, str] | str)
 
 
 def parse_rpc(source: bytes | str | Mapping[str, Any]) -> RpcTransaction:
-    """A getTransaction result, or the whole JSON-RPC reply around it, with only what is needed taken out. TransactionError otherwise."""
+    """A getTransaction result, or the whole JSON-RPC reply around it, with only what is needed taken out.
+    TransactionError otherwise.
+    """
     text = msgspec.json.encode(source) if isinstance(source, Mapping) else source
     try:
         return _decode_result(text)
@@ -290,7 +302,9 @@ def error_text(err: Any) -> str | None:
 
 
 def from_rpc(source: bytes | str | Mapping[str, Any], transaction_index: int = 0) -> RawTransaction:
-    """The ledger's form of a getTransaction result. The json encodings carry no wire: `wire` is empty then, and `view_from_rpc` reads more."""
+    """The ledger's form of a getTransaction result. The json encodings carry no wire: `wire` is empty then, and
+    `view_from_rpc` reads more.
+    """
     rpc = source if isinstance(source, RpcTransaction) else parse_rpc(source)
     meta = rpc.meta or _RpcMeta()
     body = _body(rpc)
@@ -311,7 +325,9 @@ def from_rpc(source: bytes | str | Mapping[str, Any], transaction_index: int = 0
 
 
 def view_from_rpc(source: bytes | str | Mapping[str, Any] | RpcTransaction) -> TransactionView:
-    """A getTransaction result in any encoding (json, jsonParsed, base64, base58) as decoding reads it. TransactionError when it is none."""
+    """A getTransaction result in any encoding (json, jsonParsed, base64, base58) as decoding reads it.
+    TransactionError when it is none.
+    """
     rpc = source if isinstance(source, RpcTransaction) else parse_rpc(source)
     meta = rpc.meta or _RpcMeta()
     version = rpc.version if isinstance(rpc.version, int) else None
@@ -345,7 +361,9 @@ def signature_of(rpc: RpcTransaction) -> str:
 
 
 def logs_of(rpc: RpcTransaction) -> tuple[bool, tuple[str, ...] | None, bool]:
-    """Whether it failed; its log messages; whether inner instructions must be looked at (some carry data, or none were recorded)."""
+    """Whether it failed; its log messages; whether inner instructions must be looked at (some carry data, or none
+    were recorded).
+    """
     meta = rpc.meta
     if meta is None:
         return False, None, True

@@ -112,7 +112,9 @@ def _opened(name: str) -> Any:
 
 
 def _answer(source: int, handler: Handler, whole: bool, name: str) -> bool:
-    """Answer every line. What one read delivered is answered and written before the next read: no answer waits for more input."""
+    """Answer every line. What one read delivered is answered and written before the next read: no answer waits for
+    more input.
+    """
     wrong = False
     first = True
     reader = _batches(source, name)
@@ -254,7 +256,9 @@ def _source(source: Any) -> dict[str, Any]:
 def _instructions(
     rpc: RpcTransaction, codec: ProgramCodec, program: bytes, answers: list[bytes], encode: Callable[[Any], bytes]
 ) -> bool:
-    """Print the program's instructions in execution order, inner ones too; those of a failed transaction as well: they were tried."""
+    """Print the program's instructions in execution order, inner ones too; those of a failed transaction as well:
+    they were tried.
+    """
     from programs.base58 import address_text
     from programs.events import called_instructions
     from programs.transaction import view_from_rpc

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
 
 if TYPE_CHECKING:
+    from programs.codec import Kind
     from programs.idl import Idl
 
 _EPILOG = """examples:
@@ -86,7 +87,8 @@ def _show(args: argparse.Namespace) -> int:
         "address": idl.address,
         "format": "legacy" if idl.legacy else "0.30",
     }
-    for kind, items in (("event", idl.events), ("account", idl.accounts), ("instruction", idl.instructions)):
+    kinds: dict[Kind, Any] = {"event": idl.events, "account": idl.accounts, "instruction": idl.instructions}
+    for kind, items in kinds.items():
         document[f"{kind}s"] = [
             {
                 "name": item.name,
@@ -99,9 +101,9 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(document))
         return 0
     print(f"{idl.name} {idl.version} {idl.address or '(no address)'} ({document['format']} format)")
-    for kind in ("events", "accounts", "instructions"):
-        for item in document[kind]:
-            print(f"  {kind[:-1]} {item['name']} [{item['discriminator']}] {_text(item['layout'])}")
+    for plural in ("events", "accounts", "instructions"):
+        for item in document[plural]:
+            print(f"  {plural[:-1]} {item['name']} [{item['discriminator']}] {_text(item['layout'])}")
     return 0
 
 

@@ -3,8 +3,10 @@
     codec = compile_idl(load_idl(text))
     codec.decode_event(data)  # Decoded(name, data, trailing)
 
-Values are ready for tables and for JSON: addresses are base58 text, bytes are lower-case hex, integers are exact, floats that are not
-finite are "NaN", "Infinity" or "-Infinity". Bytes behind the layout are tolerated and counted in `trailing`: programs append fields.
+Values are ready for tables and for JSON: addresses are base58 text, bytes are lower-case hex, integers are exact,
+floats that are not
+finite are "NaN", "Infinity" or "-Infinity". Bytes behind the layout are tolerated and counted in `trailing`: programs
+append fields.
 A codec is immutable but not for use from several threads at once.
 """
 
@@ -50,7 +52,9 @@ Kind: TypeAlias = Literal["event", "account", "instruction"]
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """`data` in its JSON form; `trailing` counts the bytes behind what the IDL describes. (A Struct: five times cheaper to make than a dataclass.)"""
+    """`data` in its JSON form; `trailing` counts the bytes behind what the IDL describes. (A Struct: five times
+    cheaper to make than a dataclass.)
+    """
 
     name: str
     data: Any

@@ -8,7 +8,9 @@ class CodecError(Exception):
 
 
 class DecodeError(CodecError):
-    """These bytes are not what the IDL says. `offset` counts from the first byte of the discriminator; `path` names the field."""
+    """These bytes are not what the IDL says. `offset` counts from the first byte of the discriminator; `path` names
+    the field.
+    """
 
     def __init__(self, message: str, offset: int, path: str = "") -> None:
         self.message = message
@@ -22,7 +24,9 @@ class UnknownDiscriminator(DecodeError):
 
 
 class Truncated(DecodeError):
-    """The bytes end before the layout does: often an older version of the program wrote them. `needed` more bytes were wanted than are left."""
+    """The bytes end before the layout does: often an older version of the program wrote them. `needed` more bytes
+    were wanted than are left.
+    """
 
     def __init__(self, offset: int, path: str, needed: int, left: int) -> None:
         self.needed = needed
@@ -32,7 +36,9 @@ class Truncated(DecodeError):
 
 
 class InvalidValue(DecodeError):
-    """The bytes are there and mean nothing: a boolean that is neither 0 nor 1, an unknown variant, text that is not UTF-8."""
+    """The bytes are there and mean nothing: a boolean that is neither 0 nor 1, an unknown variant, text that is not
+    UTF-8.
+    """
 
 
 class TooDeep(DecodeError):
@@ -40,7 +46,9 @@ class TooDeep(DecodeError):
 
 
 class Unservable(DecodeError):
-    """The IDL does not say how to read this (an undefined type, a layout of the program's own); `indexer idl check` names the place."""
+    """The IDL does not say how to read this (an undefined type, a layout of the program's own); `indexer idl check`
+    names the place.
+    """
 
 
 class EncodeError(CodecError):

@@ -1,8 +1,11 @@
 """Layouts become Python source, compiled once when an IDL is loaded.
 
-Neighbouring values of fixed size are read by one `struct` call, nested definitions of fixed size included; each definition of varying
-size becomes one function, so the source grows with the IDL and not with its unfolding. Names of the IDL enter the source only as
-`repr` of a string: whatever they hold, they stay string literals. Generated code finds out that bytes are wrong; it does not say how:
+Neighbouring values of fixed size are read by one `struct` call, nested definitions of fixed size included; each
+definition of varying
+size becomes one function, so the source grows with the IDL and not with its unfolding. Names of the IDL enter the
+source only as
+`repr` of a string: whatever they hold, they stay string literals. Generated code finds out that bytes are wrong; it
+does not say how:
 the caller asks `reference.Reader` then.
 """
 
@@ -180,7 +183,9 @@ class _Generator:
 
 
 class _Function:
-    """The source of one function under construction: statements, and a run of values that the next struct call will read."""
+    """The source of one function under construction: statements, and a run of values that the next struct call will
+    read.
+    """
 
     def __init__(self, generator: _Generator, name: str) -> None:
         self.g = generator

@@ -1,7 +1,9 @@
 """From the types as an IDL writes them to closed layouts: generics filled in, sizes known, every bound set.
 
-A layout is a graph of nodes; only `Named` nodes close cycles. Everything that a hostile IDL could make large is bounded here, so that
-what stands behind (the generator, the decoders) may simply walk the graph. What cannot be laid out becomes a `Broken` node, which
+A layout is a graph of nodes; only `Named` nodes close cycles. Everything that a hostile IDL could make large is
+bounded here, so that
+what stands behind (the generator, the decoders) may simply walk the graph. What cannot be laid out becomes a `Broken`
+node, which
 fails only when bytes lead there: one undefined type does not take the rest of an event's enum with it.
 """
 
@@ -34,7 +36,9 @@ _ALIGNMENT_MAX = 8
 
 
 class Node:
-    """size: bytes when fixed, else None. least: fewest bytes of any value. zero: values inside that take no bytes. height: of the graph below."""
+    """size: bytes when fixed, else None. least: fewest bytes of any value. zero: values inside that take no bytes.
+    height: of the graph below.
+    """
 
     __slots__ = ("align", "height", "least", "size", "zero")
 
@@ -233,7 +237,9 @@ class _Excess(Exception):
 
 
 class Resolver:
-    """Lays out the definitions of one IDL. Call `resolve` for every root, then `settle` once; only then are sizes final."""
+    """Lays out the definitions of one IDL. Call `resolve` for every root, then `settle` once; only then are sizes
+    final.
+    """
 
     def __init__(self, idl: model.Idl) -> None:
         self._idl = idl

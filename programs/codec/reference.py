@@ -1,6 +1,7 @@
 """The codec in plain words: it walks the layout, byte by byte, and says exactly what is wrong and where.
 
-Slow on purpose of clarity. The generated code does the work; when that fails, this says why, and tests hold the two against each other.
+Slow on purpose of clarity. The generated code does the work; when that fails, this says why, and tests hold the two
+against each other.
 """
 
 from __future__ import annotations
@@ -111,15 +112,15 @@ class Reader:
             self.zero_sized_left -= count * max(node.inner.zero, 1)
             if self.zero_sized_left < 0:
                 raise InvalidValue(f"{count} elements that take no bytes are too many", start, path)
-        elif count * least > len(self.data) - self.offset:
-            if least < ENDLESS:
-                raise Truncated(self.offset, path, count * least, len(self.data) - self.offset)
+        elif least < ENDLESS and count * least > len(self.data) - self.offset:
+            raise Truncated(self.offset, path, count * least, len(self.data) - self.offset)
         return [self.read(node.inner, f"{path}[{index}]") for index in range(count)]
 
     def array(self, node: Array, path: str) -> list[Any]:
         needed = node.length * node.inner.least
         if needed > len(self.data) - self.offset:
-            # Not reached in the order of bytes, but the first missing one decides, and the elements before it may be many.
+            # Not reached in the order of bytes, but the first missing one decides, and the elements before it may be
+            # many.
             return self.short_array(node, path)
         return [self.read(node.inner, f"{path}[{index}]") for index in range(node.length)]
 

@@ -1,0 +1,228 @@
+"""Figures of decoding, each against its floor, anchorpy in the same run: `python -m tests.bench.bench_decode [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from programs.base58 import address_text
+from programs.codec import ProgramCodec, compile_idl
+from programs.events import Extractor
+from programs.idl import load_idl
+from programs.transaction import parse_rpc
+
+PROGRAM = address_text(bytes(range(32)))
+OTHER = "ComputeBudget111111111111111111111111111111"
+FIELDS: list[tuple[str, Any]] = [
+    ("community", "pubkey"),
+    ("question", "pubkey"),
+    ("voter", "pubkey"),
+    ("weight", "u64"),
+    ("ballots", "u64"),
+    ("at", "i64"),
+    ("slot", "u64"),
+    ("changes", "u32"),
+    ("kind", "u8"),
+    ("anonymous", "bool"),
+    ("option", "u8"),
+    ("note", "string"),
+]
+
+
+def documents() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same event in both formats; anchorpy reads only the legacy one."""
+    legacy = {
+        "name": "bench",
+        "version": "0.1.0",
+        "instructions": [],
+        "events": [
+            {
+                "name": "VoteCast",
+                "fields": [{"name": n, "type": "publicKey" if t == "pubkey" else t, "index": False} for n, t in FIELDS],
+            }
+        ],
+    }
+    discriminator = list(load_idl(legacy).events[0].discriminator)
+    new = {
+        "address": PROGRAM,
+        "metadata": {"name": "bench", "version": "0.1.0", "spec": "0.1.0"},
+        "instructions": [],
+        "events": [{"name": "VoteCast", "discriminator": discriminator}],
+        "types": [
+            {"name": "VoteCast", "type": {"kind": "struct", "fields": [{"name": n, "type": t} for n, t in FIELDS]}}
+        ],
+    }
+    return legacy, new
+
+
+def event_value(number: int) -> dict[str, Any]:
+    key = address_text(number.to_bytes(32, "little"))
+    return {
+        "community": PROGRAM,
+        "question": OTHER,
+        "voter": key,
+        "weight": number,
+        "ballots": number * 3,
+        "at": 1_700_000_000 + number,
+        "slot": number,
+        "changes": 0,
+        "kind": 1,
+        "anonymous": False,
+        "option": 2,
+        "note": "sixteen letters.",
+    }
+
+
+def log_lines(data: bytes) -> list[str]:
+    """Twelve lines as a vote leaves them."""
+    return [
+        f"Program {OTHER} invoke [1]",
+        f"Program {OTHER} success",
+        f"Program {OTHER} invoke [1]",
+        f"Program {OTHER} success",
+        f"Program {PROGRAM} invoke [1]",
+        "Program log: Instruction: CastVote",
+        "Program 11111111111111111111111111111111 invoke [2]",
+        "Program 11111111111111111111111111111111 success",
+        "Program data: " + base64.b64encode(data).decode(),
+        "Program log: voted",
+        f"Program {PROGRAM} consumed 23456 of 200000 compute units",
+        f"Program {PROGRAM} success",
+    ]
+
+
+def transaction(number: int, logs: list[str]) -> bytes:
+    """A getTransaction reply of ordinary size around the logs, one line of JSON."""
+    signature = "5" * 80 + f"{number:08d}".replace("0", "z")
+    message = {
+        "accountKeys": [PROGRAM, OTHER, "11111111111111111111111111111111"],
+        "header": {"numRequiredSignatures": 1, "numReadonlySignedAccounts": 0, "numReadonlyUnsignedAccounts": 2},
+        "instructions": [{"programIdIndex": 0, "accounts": [0, 1], "data": "3Bxs4h24hBtQy9rw", "stackHeight": 1}],
+        "recentBlockhash": PROGRAM,
+    }
+    result = {
+        "blockTime": 1_700_000_000,
+        "meta": {
+            "err": None,
+            "fee": 5000,
+            "innerInstructions": [],
+            "loadedAddresses": {"readonly": [], "writable": []},
+            "logMessages": logs,
+            "postBalances": [1, 2, 3],
+            "preBalances": [1, 2, 3],
+            "status": {"Ok": None},
+        },
+        "slot": number,
+        "transaction": {"message": message, "signatures": [signature]},
+        "version": "legacy",
+    }
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}, separators=(",", ":")).encode()
+
+
+def best(function: Callable[[], object], calls: int, rounds: int = 7) -> float:
+    """Microseconds a call, the best round of several: other processes only ever add."""
+    gc.collect()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        times.append((time.perf_counter() - start) / calls)
+    return min(times) * 1e6
+
+
+def anchorpy_us(legacy: dict[str, Any], lines: list[str], rounds: int = 5) -> float:
+    from anchorpy import EventParser, Idl
+    from anchorpy.coder.coder import Coder
+    from solders.pubkey import Pubkey
+
+    parser = EventParser(Pubkey.from_string(PROGRAM), Coder(Idl.from_json(json.dumps(legacy))))
+    found: list[Any] = []
+    parser.parse_logs(lines, found.append)
+    assert len(found) == 1, "anchorpy must see the same event"
+    return best(lambda: parser.parse_logs(lines, lambda _event: None), 300, rounds)
+
+
+def stream_seconds(document: dict[str, Any], count: int, raw: bool, codec: ProgramCodec) -> float:
+    """Seconds that `indexer decode` takes for `count` events in a file, process start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        idl, source = Path(folder, "idl.json"), Path(folder, "in.jsonl")
+        idl.write_text(json.dumps(document))
+        with source.open("wb") as file:
+            for number in range(count):
+                data = codec.encode_event("VoteCast", event_value(number % 5000))
+                file.write(data.hex().encode() if raw else transaction(number, log_lines(data)))
+                file.write(b"\n")
+        program = (
+            "import argparse,sys;from indexer.cli import decode;p=argparse.ArgumentParser();s=p.add_subparsers();"
+            "decode.register(s);a=p.parse_args();sys.exit(a.func(a))"
+        )
+        options = ["--raw", "event"] if raw else []
+        command = [sys.executable, "-c", program, "decode", "--idl", str(idl), *options, str(source)]
+        start = time.perf_counter()
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+        seconds = time.perf_counter() - start
+        assert done.stdout.count(b"\n") == count
+        return seconds
+
+
+def measure(count: int) -> list[dict[str, Any]]:
+    legacy, new = documents()
+    codec = compile_idl(load_idl(new))
+    data = codec.encode_event("VoteCast", event_value(7))
+    assert len(data) == 163, len(data)
+    extractor = Extractor({bytes(range(32)): codec})
+    lines = log_lines(data)
+    frame = transaction(1, lines)
+    assert len(extractor.extract_rpc(parse_rpc(frame)).events) == 1
+    event = best(lambda: codec.decode_event(data), 20_000)
+    theirs = anchorpy_us(legacy, [lines[4], lines[8], lines[11]])
+    ours = best(lambda: extractor.from_logs([lines[4], lines[8], lines[11]]), 5_000)
+    whole = best(lambda: extractor.extract_rpc(parse_rpc(frame)), 5_000)
+    only_logs = best(lambda: extractor.from_logs(lines), 5_000)
+    figures = [
+        figure("163-byte event, bytes to values", event, "us", 1.0, "most"),
+        figure("the same lines: times faster than anchorpy's EventParser", theirs / ours, "x", 30.0, "least"),
+        figure("anchorpy's EventParser on those lines", theirs, "us", None, ""),
+        figure("12-line transaction, raw frame to typed events", whole, "us", 12.0, "most"),
+        figure("of that, logs to typed events", only_logs, "us", None, ""),
+    ]
+    for raw in (False, True):
+        name = "hex lines" if raw else "getTransaction replies"
+        rate = count / stream_seconds(new, count, raw, codec)
+        figures.append(figure(f"indexer decode, file of {count} {name}", rate, "events/s", 50_000.0, "least"))
+    return figures
+
+
+def figure(name: str, value: float, unit: str, floor: float | None, bound: str) -> dict[str, Any]:
+    met = None if floor is None else value <= floor if bound == "most" else value >= floor
+    return {"name": name, "value": round(value, 3), "unit": unit, "floor": floor, "met": met}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--events", type=int, default=200_000, help="events in the file for `indexer decode`")
+    args = parser.parse_args()
+    figures = measure(args.events)
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        for entry in figures:
+            mark = {True: "met", False: "MISSED", None: ""}[entry["met"]]
+            print(f"{entry['name']:<62} {entry['value']:>12,.2f} {entry['unit']:<9} floor {entry['floor'] or '-'}  {mark}")
+    return 1 if any(entry["met"] is False for entry in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

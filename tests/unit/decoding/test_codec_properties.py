@@ -1,0 +1,221 @@
+"""The codec over arbitrary IDLs: what is written is read, what is cut is named, what is hostile is bounded."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from programs.codec import DecodeError, EncodeError, ProgramCodec, compile_idl
+from programs.codec.reference import Reader
+from programs.idl import load_idl
+from tests.unit.decoding.strategies import has_coption, oracle_body, programs
+
+DRAWN = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
+)
+
+
+def _codec(document: dict[str, Any]) -> tuple[ProgramCodec, int]:
+    idl = load_idl(document)
+    assert not [p for p in idl.problems if p.severity == "error"]
+    return compile_idl(idl), len(idl.events[0].discriminator)
+
+
+@DRAWN
+@given(programs(), st.binary(max_size=9))
+def test_every_value_round_trips_and_a_longer_tail_is_counted(drawn: tuple[dict[str, Any], Any], tail: bytes) -> None:
+    document, value = drawn
+    codec, _ = _codec(document)
+    for encode, decode in (
+        (codec.encode_event, codec.decode_event),
+        (codec.encode_account, codec.decode_account),
+    ):
+        decoded = decode(encode("Root", value) + tail)
+        assert (decoded.name, decoded.data, decoded.trailing) == ("Root", value, len(tail))
+    assert codec.decode_instruction(codec.encode_instruction("root", value)).data == value
+
+
+@DRAWN
+@given(programs())
+def test_bytes_are_those_of_the_specification(drawn: tuple[dict[str, Any], Any]) -> None:
+    document, value = drawn
+    if has_coption(document):
+        return
+    codec, skip = _codec(document)
+    table = {t["name"]: t["type"] for t in document["types"]}
+    assert codec.encode_event("Root", value)[skip:] == oracle_body(table["Root"], value, table)
+
+
+@DRAWN
+@given(programs())
+def test_every_cut_is_an_error_at_a_byte_within_the_data(drawn: tuple[dict[str, Any], Any]) -> None:
+    document, value = drawn
+    codec, _ = _codec(document)
+    whole = codec.encode_event("Root", value)
+    for length in range(min(len(whole), 200)):
+        with pytest.raises(DecodeError) as caught:
+            codec.decode_event(whole[:length])
+        assert 0 <= caught.value.offset <= length
+        assert caught.value.path.startswith("Root")
+
+
+@DRAWN
+@given(programs(), st.binary(max_size=80))
+def test_hostile_bytes_give_what_the_reference_gives(drawn: tuple[dict[str, Any], Any], noise: bytes) -> None:
+    document, _ = drawn
+    codec, skip = _codec(document)
+    data = bytes(document["events"][0]["discriminator"]) + noise
+    node = codec.layout("event", "Root")
+    assert node is not None
+    reader = Reader(data, skip)
+    try:
+        expected = reader.read(node, "Root")
+    except DecodeError as error:
+        with pytest.raises(type(error)) as caught:
+            codec.decode_event(data)
+        assert str(caught.value) == str(error)
+    else:
+        decoded = codec.decode_event(data)
+        assert (decoded.data, decoded.trailing) == (expected, len(data) - reader.offset)
+
+
+@DRAWN
+@given(programs(), st.integers(0, 200), st.integers(0, 255))
+def test_one_changed_byte_is_read_or_refused_and_never_more(
+    drawn: tuple[dict[str, Any], Any], place: int, byte: int
+) -> None:
+    document, value = drawn
+    codec, skip = _codec(document)
+    data = bytearray(codec.encode_event("Root", value))
+    if len(data) == skip:
+        return
+    data[skip + place % (len(data) - skip)] = byte
+    try:
+        decoded = codec.decode_event(bytes(data))
+    except DecodeError:
+        return
+    # What was read can be written, and is read again as the same.
+    assert codec.decode_event(codec.encode_event("Root", decoded.data)).data == decoded.data or _double_option(document)
+
+
+def _double_option(document: Any) -> bool:
+    """Somewhere a null can stand for two things."""
+    if isinstance(document, dict):
+        inner = document.get("option", document.get("coption"))
+        nested = isinstance(inner, dict) and ("option" in inner or "coption" in inner or "defined" in inner)
+        return nested or any(_double_option(v) for v in document.values())
+    return isinstance(document, list) and any(_double_option(v) for v in document)
+
+
+@pytest.mark.parametrize(
+    ("written", "payload"),
+    [
+        ({"vec": "u64"}, b"\xff\xff\xff\xff"),
+        ({"vec": {"defined": {"name": "Unit"}}}, b"\xff\xff\xff\xff"),
+        ({"vec": {"vec": {"defined": {"name": "Unit"}}}}, b"\xff\x00\x00\x00" + b"\xff\xff\x00\x00" * 255),
+        ({"vec": {"array": ["u8", 0]}}, b"\xff\xff\xff\xff"),
+        ("string", b"\xff\xff\xff\xff"),
+        ("bytes", b"\xff\xff\xff\xff" + bytes(100)),
+        ({"array": ["u64", 1 << 40]}, bytes(64)),
+        ({"array": [{"array": ["u8", 1 << 40]}, 1 << 20]}, bytes(64)),
+        ({"array": [{"defined": {"name": "Unit"}}, 1 << 40]}, b""),
+        ({"array": [{"option": "u8"}, 1 << 40]}, bytes(64)),
+        ({"coption": {"array": ["u8", 1 << 40]}}, bytes(64)),
+        ({"defined": {"name": "Endless"}}, bytes(64)),
+        ({"defined": {"name": "List"}}, b"\x01" * 5000),
+        ({"defined": {"name": "Wide"}}, b"\x01" * 5000),
+        ({"defined": {"name": "Grow", "generics": [{"kind": "type", "type": "u8"}]}}, b"\x01" * 500),
+        ({"defined": {"name": "Double", "generics": [{"kind": "type", "type": "u8"}]}}, b"\x01" * 500),
+    ],
+)
+def test_absurd_sizes_end_in_an_error_within_little_memory(written: Any, payload: bytes) -> None:
+    generic = [{"kind": "type", "name": "T"}]
+    grown = {"vec": {"generic": "T"}}
+    pair = {"tuple": [{"generic": "T"}, {"generic": "T"}]}
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "events": [{"name": "E", "discriminator": [1]}],
+        "types": [
+            {"name": "E", "type": {"kind": "struct", "fields": [{"name": "x", "type": written}]}},
+            {"name": "Unit", "type": {"kind": "struct"}},
+            {"name": "Endless", "type": {"kind": "struct", "fields": [{"defined": {"name": "Endless"}}]}},
+            {"name": "List", "type": {"kind": "struct", "fields": [{"option": {"defined": {"name": "List"}}}]}},
+            {"name": "Wide", "type": {"kind": "struct", "fields": [{"vec": {"defined": {"name": "Wide"}}}, "u8"]}},
+            {
+                "name": "Grow",
+                "generics": generic,
+                "type": {
+                    "kind": "struct",
+                    "fields": [{"option": {"defined": {"name": "Grow", "generics": [{"kind": "type", "type": grown}]}}}],
+                },
+            },
+            {
+                "name": "Double",
+                "generics": generic,
+                "type": {
+                    "kind": "struct",
+                    "fields": [{"option": {"defined": {"name": "Double", "generics": [{"kind": "type", "type": pair}]}}}],
+                },
+            },
+        ],
+    }
+    codec = compile_idl(load_idl(document))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError):
+            codec.decode_event(b"\x01" + payload)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_of_an_idl_never_become_code() -> None:
+    evil = "'];__import__('os').abort()#\n\\"
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "events": [{"name": evil, "discriminator": [1]}],
+        "types": [
+            {
+                "name": evil,
+                "type": {
+                    "kind": "struct",
+                    "fields": [{"name": evil, "type": "u8"}, {"name": "{x}", "type": {"defined": {"name": evil + "2"}}}],
+                },
+            },
+            {"name": evil + "2", "type": {"kind": "enum", "variants": [{"name": evil}, {"name": "%s", "fields": ["u8"]}]}},
+        ],
+    }
+    codec = compile_idl(load_idl(document))
+    value = {evil: 3, "{x}": {"%s": [1]}}
+    assert codec.decode_event(codec.encode_event(evil, value)).data == value
+
+
+@pytest.mark.parametrize(
+    ("written", "value", "words"),
+    [
+        ("u8", 256, "256 does not fit u8"),
+        ("u8", True, "expected an integer"),
+        ("pubkey", "abc", "not an address"),
+        ({"array": ["u8", 2]}, "00", "1 bytes where 2 are needed"),
+        ({"vec": "u8"}, "00", "expected a list"),
+        ("f32", "huge", "expected a number"),
+        ({"defined": {"name": "Kind"}}, "C", "not a variant"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_field(written: Any, value: Any, words: str) -> None:
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "events": [{"name": "E", "discriminator": [1]}],
+        "types": [
+            {"name": "E", "type": {"kind": "struct", "fields": [{"name": "x", "type": written}]}},
+            {"name": "Kind", "type": {"kind": "enum", "variants": [{"name": "A"}, {"name": "B"}]}},
+        ],
+    }
+    codec = compile_idl(load_idl(document))
+    with pytest.raises(EncodeError, match=words) as caught:
+        codec.encode_event("E", {"x": value})
+    assert caught.value.path == "E.x"
