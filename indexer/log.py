@@ -1,0 +1,71 @@
+"""Structured logs: one JSON object a line on stderr, or a short readable line on a terminal. Values are given by name; no secrets."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+class Log:
+    """`log.info("sealed", slot=5)`: an action and its facts. The form is JSON unless stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self.level = "info"
+        self.form = "auto"
+        self._last: dict[str, float] = {}
+
+    def configure(self, level: str, form: str) -> None:
+        """level: debug, info, warning, error. form: json, text or auto."""
+        self.level, self.form = level, form
+
+    def debug(self, action: str, **facts: Any) -> None:
+        """For the developer."""
+        self._write("debug", action, facts)
+
+    def info(self, action: str, **facts: Any) -> None:
+        """What happened."""
+        self._write("info", action, facts)
+
+    def warning(self, action: str, **facts: Any) -> None:
+        """What mends itself, and should be known."""
+        self._write("warning", action, facts)
+
+    def error(self, action: str, **facts: Any) -> None:
+        """What a person must look at."""
+        self._write("error", action, facts)
+
+    def seldom(self, every_s: float, level: str, action: str, **facts: Any) -> None:
+        """The same, at most once in `every_s` seconds for each action."""
+        now = time.monotonic()
+        if now - self._last.get(action, float("-inf")) >= every_s:
+            self._last[action] = now
+            self._write(level, action, facts)
+
+    def _write(self, level: str, action: str, facts: dict[str, Any]) -> None:
+        if LEVELS[level] < LEVELS[self.level]:
+            return
+        out: TextIO = sys.stderr
+        now = datetime.now(UTC)
+        if self.form == "json" or (self.form == "auto" and not out.isatty()):
+            stamp = now.isoformat(timespec="milliseconds")
+            line = json.dumps(
+                {"time": stamp, "level": level, "action": action, **facts}, default=str, ensure_ascii=False
+            )
+        else:
+            words = " ".join(f"{name}={value}" for name, value in facts.items())
+            colour = _COLOURS.get(level, "") if out.isatty() else ""
+            line = f"{now:%H:%M:%S} {colour}{action}{chr(27) + '[0m' if colour else ''} {words}"
+        try:
+            out.write(line + "\n")
+            out.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # nobody reads the log any more; the work goes on
+
+
+log = Log()

@@ -1,0 +1,261 @@
+"""Every setting, in one place. Environment (`INDEXER_…`), then `.env`, then a TOML file; whatever is wrong ends the start with one line.
+
+A setting is checked when the program starts, not when it is first used. Values that may hold a secret (URLs) are never shown whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from programs import base58
+from programs.errors import UserError
+
+PREFIX = "INDEXER_"
+CONFIG_VARIABLE = "INDEXER_CONFIG"
+# Read by the test suite and the command line, not by this class.
+OTHER_VARIABLES = ("INDEXER_CONFIG",)
+TEST_PREFIX = "INDEXER_TEST_"
+BUILTIN_IDL = "builtin:community_voting"
+RESERVED_NAMES = frozenset({"events", "ledger", "public", "information_schema", "projections", "indexer"})
+
+
+class ProgramSetting(BaseModel):
+    """One watched program."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="schema and label name: lower case, digits, underscores")
+    address: str = Field(default="", description="the program's address, base58; a builtin IDL knows its own")
+    idl: str = Field(default="chain", description='"builtin:community_voting", a path, or "chain"')
+    start_slot: int = Field(default=0, ge=0, lt=2**62, description="the first slot to index")
+    projections: tuple[str, ...] = Field(default=(), description='"voting", or any importable "package.module:NAME"')
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value):
+            raise ValueError("must be lower-case letters, digits and underscores, at most 40, and begin with a letter")
+        if value in RESERVED_NAMES or value.startswith("pg_"):
+            raise ValueError("is a reserved name; choose another")
+        return value
+
+    @model_validator(mode="after")
+    def _address(self) -> ProgramSetting:
+        if not self.address:
+            if self.idl != BUILTIN_IDL:
+                raise ValueError("address is missing; set it to the program's address")
+            from programs.community_voting import artifact
+
+            self.address = str(artifact.PROGRAM_ID)
+        try:
+            base58.address_bytes(self.address)
+        except ValueError as error:
+            raise ValueError(f"address is {error}") from None
+        if self.idl.startswith("builtin:") and self.idl != BUILTIN_IDL:
+            raise ValueError(f'idl {self.idl!r} is unknown; there is "{BUILTIN_IDL}", a path, or "chain"')
+        return self
+
+
+class Settings(BaseSettings):
+    """The settings of every command. Durations in seconds, lags in slots."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    database_url: str = Field(default="", description="PostgreSQL, as postgresql://user:password@host:port/name")
+    rpc_url: str = Field(
+        default="http://127.0.0.1:8899", description="JSON-RPC endpoint; several, comma separated, for failover"
+    )
+    ws_url: str = Field(default="", description="PubSub endpoint; default: derived from rpc_url as the Solana CLI does")
+    commitment: Literal["confirmed", "finalized"] = Field(default="confirmed", description="what is sealed first")
+    metrics_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz, /readyz and /status listen")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="0 picks a free port")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    ready_lag_slots: int = Field(default=150, ge=1, description="/readyz is 503 beyond this lag")
+    idle_poll_s: float = Field(default=8.0, gt=0, le=3600, description="sealing round when no notification comes")
+    finality_poll_s: float = Field(default=20.0, gt=0, le=3600, description="how often the finalized chain is compared")
+    accounts_poll_s: float = Field(default=300.0, gt=0, description="how often accounts are listed to find closes")
+    account_updates: bool = Field(default=True, description="keep samples of the programs' accounts")
+    rpc_timeout_s: float = Field(default=20.0, gt=0, le=600)
+    rpc_in_flight: int = Field(default=8, ge=1, le=256, description="HTTP requests under way at once")
+    connect_timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="how long a needed service may take at the start"
+    )
+    lease_ttl_s: float = Field(
+        default=6.0, ge=1, le=60, description="a standby takes over this long after the leader's death"
+    )
+    shutdown_s: float = Field(default=10.0, gt=0, le=600, description="deadline of a clean shutdown")
+    block_hits_min: int = Field(default=8, ge=1, description="hits in a slot from which one getBlock is cheaper")
+    reconcile_s: float = Field(default=0.0, ge=0, description="how often tables are compared with accounts; 0 never")
+    programs: tuple[ProgramSetting, ...] = Field(
+        default=(), description="the watched programs; default: community voting"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before .env before TOML."""
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=_config_file.get("path"))
+        return init_settings, env_settings, dotenv_settings, toml
+
+    @field_validator("rpc_url")
+    @classmethod
+    def _rpc_url(cls, value: str) -> str:
+        urls = [part.strip() for part in value.split(",") if part.strip()]
+        if not urls:
+            raise ValueError("is empty; give http://… or https://…")
+        for url in urls:
+            _check_url(url, ("http", "https"))
+        return ",".join(urls)
+
+    @field_validator("ws_url")
+    @classmethod
+    def _ws_url(cls, value: str) -> str:
+        if value:
+            _check_url(value, ("ws", "wss"))
+        return value
+
+    @field_validator("programs")
+    @classmethod
+    def _programs(cls, value: tuple[ProgramSetting, ...]) -> tuple[ProgramSetting, ...]:
+        for what in ("name", "address"):
+            seen = [getattr(program, what) for program in value]
+            twice = {item for item in seen if seen.count(item) > 1}
+            if twice:
+                raise ValueError(f"two programs have the {what} {sorted(twice)[0]!r}; each needs its own")
+        return value
+
+    @property
+    def rpc_urls(self) -> tuple[str, ...]:
+        """The endpoints in order of preference."""
+        return tuple(self.rpc_url.split(","))
+
+    @property
+    def pubsub_url(self) -> str:
+        """The socket's URL, given or derived."""
+        return self.ws_url or derived_ws_url(self.rpc_urls[0])
+
+    @property
+    def watched(self) -> tuple[ProgramSetting, ...]:
+        """The programs, or the builtin one when none is configured."""
+        if self.programs:
+            return self.programs
+        return (ProgramSetting(name="voting", idl=BUILTIN_IDL, projections=("voting",)),)
+
+    def need_database(self) -> str:
+        """The database's URL, or a UserError that says how to set it."""
+        if not self.database_url:
+            raise UserError(f"{PREFIX}DATABASE_URL is not set; set it to postgresql://user:password@host:port/name")
+        return self.database_url
+
+
+_config_file: dict[str, Path | None] = {"path": None}
+
+
+def load(config: str | None = None, **overrides: Any) -> Settings:
+    """Read the settings. UserError (exit code 2) names the setting, its value and the remedy."""
+    path = config or os.environ.get(CONFIG_VARIABLE) or None
+    _config_file["path"] = None
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(
+                f"the configuration file {path!r} does not exist; give a TOML file with --config or {CONFIG_VARIABLE}"
+            )
+        _config_file["path"] = file
+    dotenv = Path(".env")
+    _refuse_unknown(os.environ.keys(), "environment")
+    if dotenv.is_file():
+        _refuse_unknown(dotenv_values(dotenv).keys(), ".env")
+    try:
+        return Settings(_env_file=dotenv if dotenv.is_file() else None, **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+    except UserError:
+        raise
+    except Exception as error:  # a TOML or JSON syntax error, named by its library
+        raise UserError(f"the settings can't be read: {_first_line(error)}; mend {path or 'the environment'}") from None
+
+
+def derived_ws_url(rpc_url: str) -> str:
+    """As the Solana CLI does: the scheme becomes ws(s), a port that is given grows by one."""
+    parts = urlsplit(rpc_url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    host = parts.netloc
+    if parts.port is not None:
+        host = host[: host.rindex(":")] + f":{parts.port + 1}"
+    return urlunsplit((scheme, host, parts.path, parts.query, ""))
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or 0 < parts.port < 65536
+    except ValueError:
+        port_ok = False
+        parts = urlsplit("")
+    if parts.scheme not in schemes or not parts.hostname or not port_ok:
+        shown = f"{parts.scheme}://{parts.hostname}" if parts.hostname else "the value"
+        raise ValueError(f"{shown} is no URL of the form {schemes[0]}://host:port")
+
+
+def _refuse_unknown(names: Any, where: str) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(names):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in known or upper in OTHER_VARIABLES or upper.startswith(TEST_PREFIX):
+            continue
+        near = [other for other in sorted(known) if _alike(upper, other)]
+        hint = f"; did you mean {near[0]}?" if near else "; see .env.example for those that exist"
+        raise UserError(f"{name} ({where}) is not a setting{hint}")
+
+
+def _alike(one: str, other: str) -> bool:
+    import difflib
+
+    return difflib.SequenceMatcher(None, one, other).ratio() > 0.8
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        place = [str(part) for part in item["loc"]]
+        name = (
+            PREFIX + place[0].upper() + "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in place[1:])
+            if place
+            else "settings"
+        )
+        message = str(item["msg"]).removeprefix("Value error, ")
+        value = item.get("input")
+        secret = bool(place) and place[0].endswith("_url")
+        shown = "" if secret or isinstance(value, dict | list | tuple) else f" = {str(value)[:80]!r}"
+        if item["type"] == "extra_forbidden":
+            lines.append(
+                f"{place[-1]!r} is not a setting (in {'.'.join(place[:-1]) or 'the TOML file'}); take it out or mend its name"
+            )
+        else:
+            lines.append(f"{name}{shown}: {message}")
+    return "; ".join(lines)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
