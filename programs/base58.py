@@ -15,10 +15,24 @@ _CACHED_ADDRESSES = 1 << 16
 _from_bytes = Pubkey.from_bytes
 
 
-@lru_cache(maxsize=_CACHED_ADDRESSES)
+class _AddressTexts(dict[bytes, str]):
+    """Address → text, made when it is missing. A lookup costs half of what an lru_cache does; when full it starts anew."""
+
+    def __missing__(self, address: bytes) -> str:
+        text = str(_from_bytes(address))
+        if len(self) >= _CACHED_ADDRESSES:
+            self.clear()
+        self[address] = text
+        return text
+
+
+# Subscript with 32 bytes; ValueError when the length is another.
+ADDRESS_TEXTS = _AddressTexts()
+
+
 def address_text(address: bytes) -> str:
     """The base58 text of a 32-byte address. ValueError when the length is another."""
-    return str(_from_bytes(address))
+    return ADDRESS_TEXTS[address]
 
 
 @lru_cache(maxsize=_CACHED_ADDRESSES)

@@ -63,7 +63,7 @@ class InnerSource(msgspec.Struct, frozen=True, gc=False):
 Source: TypeAlias = LogSource | InnerSource
 
 
-class EventRecord(msgspec.Struct, frozen=True):
+class EventRecord(msgspec.Struct, frozen=True, gc=False):
     """One event as it was written. Either `name` and `data`, or `error`; `raw` (discriminator first) is there always.
 
     `twin` is the source of the earlier record of the same event when the program wrote it both ways: count one of the

@@ -237,11 +237,17 @@ class RpcTransaction(msgspec.Struct):
     transactionIndex: int | None = None
 
 
-class _Reply(msgspec.Struct):
-    result: RpcTransaction | msgspec.UnsetType | None = msgspec.UNSET
+class _Document(msgspec.Struct):
+    """A reply, or a bare result: both are read in one pass, and the fields that are there tell which it is."""
+
+    result: RpcTransaction | None | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    # A bare result has these at its top; they tell it from a reply.
     transaction: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    slot: int = 0
+    meta: _RpcMeta | None = None
+    blockTime: int | None = None
+    version: int | str | None = None
+    transactionIndex: int | None = None
 
 
 class _RpcKey(msgspec.Struct, gc=False):
@@ -258,8 +264,7 @@ class _RpcTransactionJson(msgspec.Struct):
     signatures: list[str] = []
 
 
-_decode_reply = msgspec.json.Decoder(_Reply).decode
-_decode_result = msgspec.json.Decoder(RpcTransaction).decode
+_decode_document = msgspec.json.Decoder(_Document | None).decode
 
 
 class _RpcSignatures(msgspec.Struct, gc=False):
@@ -276,24 +281,23 @@ def parse_rpc(source: bytes | str | Mapping[str, Any]) -> RpcTransaction:
     """
     text = msgspec.json.encode(source) if isinstance(source, Mapping) else source
     try:
-        return _decode_result(text)
-    except msgspec.DecodeError as error:
-        refusal = error
-    except UnicodeDecodeError as error:
-        raise TransactionError(f"not JSON: {error}") from None
-    try:
-        reply = _decode_reply(text)
-    except (msgspec.DecodeError, RecursionError):
-        raise TransactionError(f"not a getTransaction result: {refusal}") from None
-    if isinstance(reply.result, RpcTransaction):
-        return reply.result
-    if isinstance(reply.error, msgspec.Raw):
-        raise TransactionError(
-            f"the node answered with an error: {bytes(reply.error)[:200].decode('utf-8', 'replace')}"
-        )
-    if reply.result is None:
-        raise TransactionError("the node does not know this transaction (result is null)")
-    raise TransactionError(f"not a getTransaction result: {refusal}")
+        found = _decode_document(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TransactionError(f"not a getTransaction result: {error}") from None
+    if found is not None:
+        result = found.result
+        if isinstance(result, RpcTransaction):
+            return result
+        if isinstance(found.transaction, msgspec.Raw):
+            return RpcTransaction(
+                found.transaction, found.slot, found.meta, found.blockTime, found.version, found.transactionIndex
+            )
+        if isinstance(found.error, msgspec.Raw):
+            shown = bytes(found.error)[:200].decode("utf-8", "replace")
+            raise TransactionError(f"the node answered with an error: {shown}")
+        if result is msgspec.UNSET:
+            raise TransactionError("not a getTransaction result: it has no `transaction`")
+    raise TransactionError("the node does not know this transaction (result is null)")
 
 
 def error_text(err: Any) -> str | None:
@@ -350,14 +354,11 @@ def view_from_rpc(source: bytes | str | Mapping[str, Any] | RpcTransaction) -> T
 
 def signature_of(rpc: RpcTransaction) -> str:
     """The transaction's first signature, without reading more of the message than that takes."""
-    if bytes(rpc.transaction[:1]) == b"{":
-        try:
-            signatures = _decode_signatures(rpc.transaction).signatures
-        except msgspec.DecodeError as error:
-            raise TransactionError(f"not a transaction: {error} (in `transaction`)") from None
-        if signatures:
-            return signatures[0]
-    return _signature(_body(rpc))
+    try:
+        signatures = _decode_signatures(rpc.transaction).signatures
+    except msgspec.DecodeError:
+        signatures = ()
+    return signatures[0] if signatures else _signature(_body(rpc))
 
 
 def logs_of(rpc: RpcTransaction) -> tuple[bool, tuple[str, ...] | None, bool]:

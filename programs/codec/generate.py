@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from programs.base58 import address_text
+from programs.base58 import ADDRESS_TEXTS
 from programs.codec.layout import (
     ENDLESS,
     RECURSION_MAX,
@@ -96,7 +96,7 @@ def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
 class _Generator:
     def __init__(self) -> None:
         self.constants: dict[str, Any] = {
-            "A": address_text,
+            "A": ADDRESS_TEXTS,
             "M": Mismatch,
             "F": float_value,
             "B2": (False, True),
@@ -321,7 +321,7 @@ class _Function:
         names = self.add(_FORMATS[kind], node.size or 0, {"28": 2, "56": 4}.get(kind[-2:], 1))
         first = names[0]
         if kind == "pubkey":
-            return f"A({first})"
+            return f"A[{first}]"
         if kind == "bool":
             return f"B2[{first}]"
         if kind in ("f32", "f64"):
@@ -378,7 +378,7 @@ class _Function:
             self.line(f"{name} = list(U('<%d{_FORMATS[inner.kind]}' % {count}, b, o))")
             self.line(f"o += {count} * {inner.size}")
         elif isinstance(inner, Scalar) and inner.kind == "pubkey":
-            self.line(f"{name} = [A(b[i:i + 32]) for i in range(o, o + {count} * 32, 32)]")
+            self.line(f"{name} = [A[b[i:i + 32]] for i in range(o, o + {count} * 32, 32)]")
             self.line(f"o += {count} * 32")
         elif self.g.inline_values(inner) and inner.size:
             self.unpacked(inner, count, name)

@@ -1,0 +1,209 @@
+"""Which events a transaction holds: forged, nested, cut, doubled and failed ones as the chain can show them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from programs.events import EventRecord, InnerSource, LogSource, extract
+from programs.transaction import InnerInstruction
+from tests.unit.decoding.chain import CODECS, KEYS, P, Q, call, data_line, event, frame, seen, self_cpi
+
+
+def got(events: tuple[EventRecord, ...]) -> list[tuple[int, object]]:
+    return [(e.raw[-1], (e.source.line,) if isinstance(e.source, LogSource) else (e.source.outer, e.source.index)) for e in events]
+
+
+def test_an_event_belongs_to_the_frame_on_top() -> None:
+    logs = frame(P, 1, data_line(1), *frame(Q, 2, data_line(2), *frame(P, 3, data_line(3))), data_line(4))
+    found = extract(seen(logs, [call(0, 0, 2), call(0, 1, 1, 3)]), CODECS)
+    assert [(e.raw[-1], e.name, e.data) for e in found.events] == [(x, "Put", {"x": x}) for x in (1, 3, 4)]
+    assert found.incomplete is None
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        f"Program log: {data_line(9)}",
+        f"Program log: x\n{data_line(9)}",
+        "Program log: " + data_line(9).removeprefix("Program data: "),
+        f"Program log: Program {P} invoke [2]",
+        f"Program log: Program {P} success",
+        f"Program log: a\nProgram {P} invoke [1]\n{data_line(9)}",
+        f" {data_line(9)}",
+        f"Program {P} invoke [1]\n",
+        f"Program {P} invoke [01]",
+        f"Program {P} success\n",
+        "Program is not deployed",
+        "Program failed to complete: Access violation",
+        "Unknown program 1111",
+        "Log truncated by a poet",
+        "Program log: Log truncated",
+        "Program return: x AA==",
+        "",
+        "Program log: abcd",
+        "Program log: ü\u202e\ufeff",
+    ],
+)
+def test_text_of_a_program_opens_closes_and_writes_nothing(forged: str) -> None:
+    logs = frame(Q, 1, forged, data_line(5)) + frame(P, 1, forged, data_line(6), forged)
+    found = extract(seen(logs, outer=(2, 1)), CODECS)
+    assert (got(found.events), found.incomplete) == ([(6, (6,))], None)
+
+
+def test_a_failed_transaction_has_no_events() -> None:
+    found = extract(seen(frame(P, 1, data_line(1)), [self_cpi(0, 0, 2)], err='{"InstructionError":[0,"x"]}'), CODECS)
+    assert (found.events, found.incomplete) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "call_",
+    [
+        self_cpi(0, 0, 1, authority=0),
+        self_cpi(0, 0, 1, program=2),
+        InnerInstruction(0, 0, 1, b"", self_cpi(0, 0, 1).data, 2),
+        InnerInstruction(0, 0, 1, b"\xff", self_cpi(0, 0, 1).data, 2),
+        InnerInstruction(0, 0, 1, b"\x03", self_cpi(0, 0, 1).data[1:], 2),
+    ],
+)
+def test_a_call_that_is_not_the_programs_own_event_is_none(call_: InnerInstruction) -> None:
+    assert extract(seen([], [call_]), CODECS).events == ()
+
+
+def test_a_call_by_another_program_is_no_event() -> None:
+    assert extract(seen([], [self_cpi(0, 0, 1)], outer=(2,)), CODECS).events == ()
+    nested = [call(0, 0, 2), self_cpi(0, 1, 1, height=3)]
+    assert extract(seen([], nested), CODECS).events == ()
+    by_itself = [call(0, 0, 1), self_cpi(0, 1, 1, height=3)]
+    assert got(extract(seen([], by_itself, outer=(2,)), CODECS).events) == [(1, (0, 1))]
+
+
+def test_without_stack_heights_the_logs_say_who_called() -> None:
+    logs = frame(Q, 1, *frame(P, 2)) + frame(P, 1, *frame(P, 2))
+    calls = [self_cpi(0, 0, 1, height=None), self_cpi(1, 0, 2, height=None)]
+    assert got(extract(seen(logs, calls, outer=(2, 1)), CODECS).events) == [(2, (1, 0))]
+
+
+def test_both_ways_come_in_the_order_of_execution() -> None:
+    logs = frame(P, 1, data_line(1), *frame(P, 2), data_line(3), *frame(Q, 2, *frame(P, 3, data_line(4))), *frame(P, 2))
+    logs += frame(P, 1, *frame(P, 2), data_line(7))
+    calls = [self_cpi(0, 0, 2), call(0, 1, 2), call(0, 2, 1, 3), self_cpi(0, 3, 5), self_cpi(1, 0, 6)]
+    found = extract(seen(logs, calls, outer=(1, 1)), CODECS)
+    assert [x for x, _ in got(found.events)] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(e.twin is None for e in found.events)
+
+
+def test_an_event_written_both_ways_is_marked_the_second_time() -> None:
+    logs = frame(P, 1, data_line(1), *frame(P, 2), data_line(1))
+    found = extract(seen(logs, [self_cpi(0, 0, 1)]), CODECS)
+    assert [e.twin for e in found.events] == [None, LogSource(1), None]
+    logs = frame(P, 1, *frame(P, 2), data_line(1))
+    assert [e.twin for e in extract(seen(logs, [self_cpi(0, 0, 1)]), CODECS).events] == [None, InnerSource(0, 0)]
+
+
+def test_equal_events_of_two_invocations_are_two_events() -> None:
+    logs = frame(P, 1, data_line(1)) + frame(P, 1, *frame(P, 2))
+    found = extract(seen(logs, [self_cpi(1, 0, 1)], outer=(1, 1)), CODECS)
+    assert [e.twin for e in found.events] == [None, None]
+
+
+def test_a_cut_keeps_what_stands_before_it_and_recovers_calls_behind_it() -> None:
+    logs = [*frame(P, 1, data_line(1), *frame(P, 2)), f"Program {P} invoke [1]", "Log truncated", data_line(8)]
+    logs += [f"Program {Q} success", f"Program {P} success"]
+    found = extract(seen(logs, [self_cpi(0, 0, 1), self_cpi(1, 0, 3), self_cpi(1, 1, 4)], outer=(1, 1)), CODECS)
+    assert [x for x, _ in got(found.events)] == [1, 1, 3, 4]
+    assert found.events[1].twin == LogSource(1)
+    assert found.incomplete == "truncated logs"
+
+
+def test_what_was_not_recorded_is_said_and_not_guessed() -> None:
+    assert extract(seen(None, [self_cpi(0, 0, 3)]), CODECS).incomplete == "no logs"
+    assert got(extract(seen(None, [self_cpi(0, 0, 3)]), CODECS).events) == [(3, (0, 0))]
+    found = extract(seen(frame(P, 1, data_line(1)), no_inner=True), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (1,))], "no inner instructions")
+    assert extract(seen(frame(P, 1), [self_cpi(0, 0, 1)], keys=None), CODECS).incomplete == "unknown transaction version"
+    # The program is not among the keys: it did not run, so nothing of it is missing.
+    assert extract(seen(None, keys=(KEYS[0], KEYS[2])), CODECS).incomplete is None
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        [f"Program {P} invoke [2]", data_line(1)],
+        [f"Program {P} invoke [1]", f"Program {Q} success", data_line(1)],
+        [f"Program {P} success", *frame(P, 1, data_line(1))],
+    ],
+)
+def test_a_stack_that_does_not_add_up_stops_the_reading(logs: list[str]) -> None:
+    found = extract(seen(logs), CODECS)
+    assert (found.events, found.incomplete) == ((), "inconsistent logs")
+
+
+def test_one_bad_event_does_not_stop_the_others() -> None:
+    logs = frame(P, 1, "Program data: AQID", "Program data: !!", data_line(1), "Program data: AQIDBAUGBwg=", "Program data: ")
+    found = extract(seen(logs), CODECS)
+    assert [(e.name, e.data, e.error is None) for e in found.events] == [
+        (None, None, False),
+        (None, None, False),
+        ("Put", {"x": 1}, True),
+        ("Put", None, False),
+        (None, None, False),
+    ]
+    assert found.incomplete is None
+
+
+def test_a_precompile_leaves_no_frame_and_shifts_nothing() -> None:
+    from programs.base58 import address_bytes
+
+    precompile = address_bytes("Ed25519SigVerify111111111111111111111111111")
+    logs = frame(P, 1, data_line(1), *frame(P, 2), data_line(3))
+    found = extract(seen(logs, [self_cpi(1, 0, 2)], outer=(4, 1), keys=(*KEYS, precompile)), CODECS)
+    assert [x for x, _ in got(found.events)] == [1, 2, 3]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.data())
+def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> None:
+    """A random tree of calls, run by a model that notes every event; the software must find the same from logs and calls."""
+    logs: list[str] = []
+    calls: list[InnerInstruction] = []
+    expected: list[int] = []
+    tops: list[int] = []
+
+    def run(program: int, depth: int) -> None:
+        logs.append(f"Program {(P, Q)[program - 1]} invoke [{depth}]")
+        for action in data.draw(st.lists(st.sampled_from("logs,cpi,call,text".split(",")), max_size=4)):
+            number = len(expected) % 250
+            if action == "logs":
+                logs.append(data_line(number))
+                if program == 1:
+                    expected.append(number)
+            elif action == "text":
+                logs.append(f"Program log: Program {P} invoke [{depth + 1}]")
+            elif action == "cpi" and program == 1:
+                calls.append(self_cpi(len(tops) - 1, under(), number, height=depth + 1))
+                logs.extend(frame(P, depth + 1))
+                expected.append(number)
+            elif action == "call" and depth < 4:
+                child = data.draw(st.sampled_from([1, 2]))
+                calls.append(call(len(tops) - 1, under(), child, depth + 1))
+                run(child, depth + 1)
+        logs.append(f"Program {(P, Q)[program - 1]} success")
+
+    def under() -> int:
+        return sum(c.outer == len(tops) - 1 for c in calls)
+
+    for top in data.draw(st.lists(st.sampled_from([1, 2]), max_size=3)):
+        tops.append(top)
+        run(top, 1)
+    found = extract(seen(logs, calls, outer=tuple(tops)), CODECS)
+    assert found.incomplete is None
+    assert [e.raw for e in found.events] == [event(x) for x in expected]
+    if not logs:
+        return
+    cut = data.draw(st.integers(0, len(logs)))
+    shortened = extract(seen([*logs[:cut], "Log truncated", *logs[cut + 1 :]], calls, outer=tuple(tops)), CODECS)
+    cpi_events = sum(c.data[:1] == b"\xe4" for c in calls)
+    assert sum(isinstance(e.source, InnerSource) for e in shortened.events) == cpi_events
+    assert shortened.incomplete == "truncated logs"
