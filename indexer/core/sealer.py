@@ -110,6 +110,7 @@ class Sealer:
         self._blocks: dict[Slot, Block] = {}
         self._forgeries: list[Forgery] = []
         self._recent_rows = 0
+        self._tip = Slot(-1)
         self._history_checked_at: Slot | None = None
 
     @property
@@ -121,6 +122,11 @@ class Sealer:
     def sealed(self) -> Slot:
         """Everything up to this slot is sealed for every program."""
         return min(self._cursors.values())
+
+    @property
+    def tip(self) -> Slot:
+        """The highest slot whose block was served."""
+        return self._tip
 
     def take_forgeries(self) -> list[Forgery]:
         """Forgeries found since the last call, for the alarm."""
@@ -162,6 +168,7 @@ class Sealer:
         if not isinstance(barrier, Block):
             return barrier
         tip = barrier.slot
+        self._tip = Slot(max(self._tip, tip))
         target = Slot(min(target, tip))
         if target <= self.sealed:
             return Done(self.sealed)

@@ -7,6 +7,7 @@ still fails is returned as `Failure` with the node's own code and message. URLs 
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -181,12 +182,20 @@ class RpcClient:
         """The data of an account; None when there is none."""
 
         def read(raw: bytes) -> bytes | None:
-            import base64
-
             value = msgspec.json.decode(raw)["value"]
             return None if value is None else base64.b64decode(value["data"][0])
 
         return await self.call("getAccountInfo", [address, {"commitment": "confirmed", "encoding": "base64"}], read)
+
+    async def get_executable(self, address: str) -> bool | Failure | None:
+        """Whether the account is a program; None when there is none."""
+
+        def read(raw: bytes) -> bool | None:
+            value = msgspec.json.decode(raw)["value"]
+            return None if value is None else bool(value["executable"])
+
+        config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
+        return await self.call("getAccountInfo", [address, config], read)
 
     # ---- transport ----
 

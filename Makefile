@@ -1,0 +1,53 @@
+# `make` alone lists what there is. Everything is installed into .venv from requirements.lock, whose hashes are checked.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup check test unit integration bench demo lock clean
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install everything into .venv from the lock file
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and was not found"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "installing into $(VENV) (once, under a minute on a good line)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "community_voting_indexer.pth").write_text(str(pathlib.Path.cwd()) + "\n")'
+	@printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m indexer "$$@"\n' > $(BIN)/indexer && chmod +x $(BIN)/indexer
+	@touch $@
+
+check: $(READY) ## ruff, mypy --strict, import-linter, the unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if [ -f programs/community_voting/manifest.json ]; then $(BIN)/python -m programs.community_voting.artifact --check; fi
+	$(BIN)/pytest -q tests/unit
+
+test: $(READY) ## the whole suite, on a real PostgreSQL and the real Solana VM
+	$(BIN)/pytest -q tests
+
+unit: $(READY) ## the unit tests only
+	$(BIN)/pytest -q tests/unit
+
+integration: $(READY) ## the integration tests only
+	$(BIN)/pytest -q tests/integration
+
+demo: $(READY) ## the whole thing moving on this machine (KEEP=1 stays up)
+	@$(BIN)/python -m indexer demo $(if $(KEEP),--keep)
+
+bench: $(READY) ## speed, as ratios against floors of the same run
+	@for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; done
+
+lock: $(READY) ## renew requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove what was installed and made
+	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

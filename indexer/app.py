@@ -1,0 +1,552 @@
+"""The composition root: which parts there are, who talks to whom, and in which order they start and stop.
+
+socket ──► notifications ──► sealing loop ──► ledger ──► projection worker ──► tables
+                              finality loop ──┘  ▲
+                              accounts loop ─────┘        http: /metrics /healthz /readyz /status
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket as socket_module
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from schema.db import aconnect
+from schema.lease import Lease, LeaseLost
+
+from indexer import metrics
+from indexer.accounts import AccountSampler
+from indexer.core.finality import Auditor
+from indexer.core.notifications import Notification, NotificationBuffer
+from indexer.core.protocol import SAW_SOCKET, Address, Done, GetSlot, Halted, Outcome, SealPlan, Slot, Unproven
+from indexer.core.sealer import Sealer, SealPolicy
+from indexer.core.watchdog import Watchdog
+from indexer.edges.driver import Driver
+from indexer.edges.httpd import HttpServer
+from indexer.edges.ledger import PostgresLedger, TipClock
+from indexer.edges.parse import Watched
+from indexer.edges.rpc import RpcClient, RpcPolicy
+from indexer.edges.socket import Listeners, SocketEdge
+from indexer.log import log
+from indexer.settings import Settings
+from indexer.startup import Prepared, prepare
+from schema import lease as leases
+from schema import ledger as ledger_api
+
+WRITER = "writer"
+# A burst of notifications of one slot arrives within milliseconds: waiting for it tells a big slot from a small one.
+GATHER_S = 0.025
+RETRY_S_MIN = 0.2
+RETRY_S_MAX = 5.0
+HALTED_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `indexer run` was asked for."""
+
+    ingest: bool = True
+    project: bool = True
+    until_slot: Slot | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """What /readyz and the log tell; written by the loops, read by the HTTP server."""
+
+    started: bool = False
+    leader: bool = False
+    halted: Halted | None = None
+    unproven: str | None = None
+    tip: Slot = Slot(-1)
+    sealed: Slot = Slot(-1)
+    finalized: Slot = Slot(-1)
+    socket: bool = False
+    database_down: bool = False
+    rows: int = 0
+    failed_tasks: dict[str, str] = field(default_factory=dict)
+
+
+class Daemon:
+    """`indexer run`. `run()` returns the exit code."""
+
+    def __init__(self, settings: Settings, options: RunOptions) -> None:
+        self.settings = settings
+        self.options = options
+        self.state = State()
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._hint: Slot | None = None
+        self._processed: Slot | None = None
+        self._signal = 0
+        self._clock = TipClock()
+        self._watchdog = Watchdog()
+        self._projector: ProjectorThread | None = None
+        self._finished = asyncio.Event()
+        self._witness_from: Slot | None = None
+
+    # ---- life ----
+
+    async def run(self) -> int:
+        """Until a signal, or until `--until-slot` is sealed and projected."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        http = HttpServer(self.reasons, self._status)
+        await http.start(self.settings.metrics_host, self.settings.metrics_port)
+        log.info("listening", url=f"http://{self.settings.metrics_host}:{http.port}")
+        try:
+            prepared = await self._until_stopped(prepare(self.settings, migrate=True))
+            if prepared is None:
+                return self._exit_code()
+            await self._serve(prepared)
+        finally:
+            await http.close()
+        return self._exit_code()
+
+    async def _serve(self, prepared: Prepared) -> None:
+        if self.options.project:
+            self._projector = ProjectorThread(self.settings, prepared)
+            self._projector.start()
+        self.state.started = True
+        try:
+            if self.options.ingest:
+                await self._lead(prepared)
+            else:
+                await self._project_only(prepared)
+            if self.options.until_slot is not None and not self._stop.is_set():
+                await self._wait_projected(prepared)
+        finally:
+            if self._projector is not None:
+                await asyncio.to_thread(self._projector.stop, self.settings.shutdown_s)
+            log.info("stopped", sealed=self.state.sealed, rows=self.state.rows)
+
+    async def _until_stopped(self, work: Awaitable[Prepared]) -> Prepared | None:
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            return None
+        return task.result()
+
+    def _on_signal(self, number: int) -> None:
+        if self._stop.is_set():
+            os._exit(128 + number)  # asked twice: no more patience
+        log.info("stopping", signal=signal.Signals(number).name)
+        self._signal = number
+        self._stop.set()
+        self._wake.set()
+
+    def _exit_code(self) -> int:
+        if self._signal == signal.SIGINT:
+            return 130
+        return 1 if self.state.halted is not None and self.options.until_slot is not None else 0
+
+    # ---- leading ----
+
+    async def _lead(self, prepared: Prepared) -> None:
+        holder = f"{socket_module.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        while not self._stop.is_set() and not self._finished.is_set():
+            lease = await self._acquire(holder)
+            if lease is None:
+                return
+            self.state.leader = True
+            metrics.LEADER.set(1)
+            log.info("leading", epoch=lease.epoch)
+            try:
+                await self._lead_once(prepared, lease)
+            except LeaseLost as lost:
+                metrics.LEASE_LOST.inc()
+                log.error("lease_lost", error=str(lost))
+            except (psycopg.Error, OSError) as error:
+                # The database went away between two terms; the next one begins when it is back.
+                log.seldom(5.0, "error", "database_down", error=_line(error))
+                await self._sleep(1.0)
+            finally:
+                self.state.leader = False
+                metrics.LEADER.set(0)
+                await self._release(lease)
+
+    async def _acquire(self, holder: str) -> Lease | None:
+        said = False
+        while not self._stop.is_set():
+            try:
+                async with await aconnect(self.settings.need_database()) as connection:
+                    lease = await leases.acquire(connection, WRITER, holder, self.settings.lease_ttl_s)
+                self.state.database_down = False
+            except (psycopg.Error, OSError) as error:
+                self.state.database_down = True
+                log.seldom(10.0, "error", "database_down", error=_line(error))
+                lease = None
+            if lease is not None:
+                return lease
+            if not said and not self.state.database_down:
+                log.info("standby", reason="another indexer holds the writer's lease")
+                said = True
+            await self._sleep(min(1.0, self.settings.lease_ttl_s / 4))
+        return None
+
+    async def _release(self, lease: Lease) -> None:
+        with contextlib.suppress(psycopg.Error, OSError, LeaseLost):
+            async with await aconnect(self.settings.need_database()) as connection:
+                await leases.release(connection, lease)
+
+    async def _lead_once(self, prepared: Prepared, lease: Lease) -> None:
+        """One term as the writer: everything that writes runs here, and ends here when the lease is lost."""
+        settings = self.settings
+        async with await aconnect(settings.need_database()) as connection:
+            known = await ledger_api.load_state(connection)
+        ids = prepared.program_ids
+        cursors = {
+            Address(p.address): Slot(known.sealed_slot(ids[Address(p.address)], p.start_slot)) for p in settings.watched
+        }
+        audited = {
+            Address(p.address): Slot(known.finalized_slot(ids[Address(p.address)], p.start_slot))
+            for p in settings.watched
+        }
+        watched = Watched(tuple(cursors))
+        notifications = NotificationBuffer()
+        policy = SealPolicy(commitment=settings.commitment, block_hits_min=settings.block_hits_min)
+        sealer = Sealer(cursors, policy, notifications)
+        auditor = Auditor(audited)
+        self.state.sealed = sealer.sealed
+        rpc_policy = RpcPolicy(timeout_s=settings.rpc_timeout_s, in_flight_max=settings.rpc_in_flight)
+        async with RpcClient(settings.rpc_urls, watched, rpc_policy) as rpc:
+            database = PostgresLedger(settings.need_database(), lease, ids, self._clock)
+            database.on_appended = self._appended
+            sampler = AccountSampler(tuple(cursors), rpc, database, settings.accounts_poll_s)
+            edge = SocketEdge(
+                settings.pubsub_url,
+                tuple(cursors),
+                settings.commitment,
+                Listeners(
+                    logs=lambda note: self._on_logs(notifications, note),
+                    account=sampler.observe,
+                    slot=self._on_slot,
+                    subscribed=lambda: self._on_subscribed(sampler),
+                ),
+                self._watchdog,
+            )
+            driver = Driver(rpc, database)
+            loops: dict[str, Callable[[], Awaitable[None]]] = {
+                "socket": edge.run,
+                "lease": lambda: self._keep(lease),
+                "finality": lambda: self._finality(driver, auditor, sealer, rpc, database),
+            }
+            if settings.account_updates:
+                loops["accounts"] = sampler.run
+            try:
+                await self._term(lambda: self._sealing(driver, sealer, edge), loops)
+            finally:
+                await database.close()
+
+    async def _term(
+        self, sealing: Callable[[], Awaitable[None]], loops: dict[str, Callable[[], Awaitable[None]]]
+    ) -> None:
+        """Sealing runs until it ends by itself, the others until then. The lease's loss ends all at once."""
+        others = [asyncio.create_task(self._supervised(name, work), name=name) for name, work in loops.items()]
+        main = asyncio.create_task(self._supervised("sealing", sealing), name="sealing")
+        try:
+            while not main.done():
+                done, _ = await asyncio.wait({main, *others}, return_when=asyncio.FIRST_COMPLETED, timeout=0.5)
+                for task in done:
+                    error = None if task.cancelled() else task.exception()
+                    if error is not None:
+                        raise error
+                if self._stop.is_set():
+                    # The transaction in hand is finished; what is not in a transaction may be asked again at the next start.
+                    await asyncio.wait({main}, timeout=self.settings.shutdown_s / 2)
+                    break
+        finally:
+            for task in (main, *others):
+                task.cancel()
+            await asyncio.gather(main, *others, return_exceptions=True)
+
+    async def _supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """The one place that logs and goes on: a loop that broke is started anew, loudly."""
+        pause = 1.0
+        while True:
+            try:
+                await work()
+                return
+            except (asyncio.CancelledError, LeaseLost):
+                raise
+            except Exception as error:
+                self.state.failed_tasks[name] = _line(error)
+                log.error("loop_failed", loop=name, error=_line(error), trace=traceback.format_exc(limit=8))
+                await self._sleep(pause)
+                pause = min(pause * 2, 30.0)
+                if self._stop.is_set():
+                    return
+
+    async def _keep(self, lease: Lease) -> None:
+        """Renew the lease well before it ends. The database decides: only its refusal is a loss, its silence is not yet."""
+        while True:
+            await asyncio.sleep(self.settings.lease_ttl_s / 3)
+            try:
+                async with asyncio.timeout(self.settings.lease_ttl_s / 3):
+                    async with await aconnect(self.settings.need_database()) as connection:
+                        await leases.renew(connection, lease, self.settings.lease_ttl_s)
+                self.state.database_down = False
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                self.state.database_down = True
+                log.seldom(5.0, "warning", "lease_not_renewed", error=_line(error))
+
+    # ---- listening ----
+
+    def _on_logs(self, notifications: NotificationBuffer, note: Notification) -> None:
+        notifications.observe(note)
+        # A forged slot in the far future must not become the target: the slot subscription knows better.
+        if (self._processed is None or note.slot <= self._processed) and (self._hint is None or note.slot > self._hint):
+            self._hint = note.slot
+            self._wake.set()
+
+    def _on_slot(self, slot: Slot) -> None:
+        if self._processed is None or slot > self._processed:
+            self._processed = slot
+
+    def _on_subscribed(self, sampler: AccountSampler) -> None:
+        self._witness_from = self._processed if self._processed is not None else self.state.tip
+        self._processed = None
+        sampler.wanted()
+        # What was executed before the acknowledgement carries no logs: look at once.
+        self._wake.set()
+        log.info("subscribed", url_programs=len(self.settings.watched))
+
+    def _appended(self, plan: SealPlan) -> None:
+        witnessed = sum(bool(row.witnesses & SAW_SOCKET) for row in plan.rows)
+        since = self._witness_from
+        due = [row for row in plan.rows if since is not None and row.raw.slot > since + 2]
+        if self.state.socket and due:
+            self._watchdog.sealed(len(due), witnessed)
+            metrics.SOCKET_MISSED.inc(sum(not row.witnesses & SAW_SOCKET for row in due))
+        self.state.rows += len(plan.rows)
+        self.state.sealed = max(self.state.sealed, min(r.slot_last for r in plan.ranges))
+
+    # ---- the loops ----
+
+    async def _sealing(self, driver: Driver, sealer: Sealer, edge: SocketEdge) -> None:
+        pause = RETRY_S_MIN
+        report = Reporter()
+        while not self._stop.is_set():
+            hint, self._hint = self._hint, None
+            self._wake.clear()
+            started = time.monotonic()
+            outcome = await driver.drive(sealer.tick(hint, self.options.until_slot))
+            metrics.TICK_SECONDS.observe(time.monotonic() - started)
+            self.state.socket = edge.connected
+            self._note(outcome, sealer, report)
+            if isinstance(outcome, Done):
+                pause = RETRY_S_MIN
+                if self.options.until_slot is not None and sealer.sealed >= self.options.until_slot:
+                    self._finished.set()
+                    return
+                await self._next_wake(sealer)
+            elif isinstance(outcome, Halted):
+                if self.options.until_slot is not None:
+                    self._finished.set()
+                    return
+                await self._sleep(HALTED_S)
+            else:
+                await self._sleep(pause)
+                pause = min(pause * 2, RETRY_S_MAX)
+
+    async def _next_wake(self, sealer: Sealer) -> None:
+        until = self.options.until_slot
+        # Someone waits for a slot: look at every tip instead of waiting for a notification.
+        idle = self.settings.idle_poll_s if until is None else min(0.4, self.settings.idle_poll_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), idle)
+        if self._hint is not None and self._hint > sealer.sealed:
+            await asyncio.sleep(GATHER_S)
+
+    def _note(self, outcome: Outcome, sealer: Sealer, report: Reporter) -> None:
+        metrics.TICKS.labels(outcome=type(outcome).__name__.lower()).inc()
+        report.publish(sealer)
+        self.state.halted = outcome if isinstance(outcome, Halted) else None
+        self.state.unproven = outcome.reason if isinstance(outcome, Unproven) else None
+        metrics.STALLED.set(self.state.halted is not None)
+        if isinstance(outcome, Halted):
+            log.seldom(60.0, "error", "halted", reason=outcome.reason, remedy=outcome.remedy)
+        elif isinstance(outcome, Unproven):
+            log.seldom(5.0, "warning", "unproven", reason=outcome.reason)
+        for forgery in sealer.take_forgeries():
+            log.seldom(1.0, "error", "forged_notification", slot=forgery.slot, signature=forgery.signature)
+        tip = max(self.state.tip, sealer.tip)
+        if tip > self.state.tip:
+            self.state.tip = tip
+            self._clock.see(tip)
+        self._watchdog.tip(tip, time.monotonic())
+        metrics.TIP_SLOT.set(tip)
+        for program in self.settings.watched:
+            sealed = sealer.cursors[Address(program.address)]
+            metrics.SEALED_SLOT.labels(program=program.name).set(sealed)
+            metrics.SEALED_LAG_SLOTS.labels(program=program.name).set(max(0, tip - sealed))
+
+    async def _finality(
+        self, driver: Driver, auditor: Auditor, sealer: Sealer, rpc: RpcClient, database: PostgresLedger
+    ) -> None:
+        while True:
+            await asyncio.sleep(self.settings.finality_poll_s)
+            outcome = await driver.drive(auditor.audit(sealer.sealed))
+            root = await rpc.get_slot(GetSlot("finalized"))
+            if isinstance(root, int):
+                await database.set_root(Slot(root))
+            self.state.finalized = auditor.finalized
+            metrics.FINALIZED_SLOT.set(auditor.finalized)
+            if isinstance(outcome, Halted):
+                log.seldom(60.0, "error", "audit_halted", reason=outcome.reason, remedy=outcome.remedy)
+            elif isinstance(outcome, Unproven):
+                log.seldom(30.0, "warning", "audit_unproven", reason=outcome.reason)
+            elif outcome.late or outcome.retracted:
+                log.error("finality_corrected", late=outcome.late, retracted=outcome.retracted, slot=outcome.slot)
+
+    # ---- projecting ----
+
+    async def _project_only(self, prepared: Prepared) -> None:
+        if self.options.until_slot is not None:
+            return
+        await self._stop.wait()
+
+    async def _wait_projected(self, prepared: Prepared) -> None:
+        """`--until-slot` ends only when the tables have what was sealed."""
+        while self._projector is not None and not self._stop.is_set():
+            if await asyncio.to_thread(self._projector.has_projected, self.options.until_slot):
+                return
+            await self._sleep(0.05)
+
+    # ---- telling ----
+
+    def reasons(self) -> list[dict[str, Any]]:
+        """Why this process is not ready; empty when it is."""
+        state, settings = self.state, self.settings
+        found: list[dict[str, Any]] = []
+        if not state.started:
+            return [{"reason": "starting"}]
+        if state.database_down:
+            found.append({"reason": "database_down", "remedy": "see the log's database_down"})
+        if self.options.ingest:
+            if not state.leader:
+                found.append({"reason": "standby", "detail": "another indexer holds the writer's lease"})
+            if state.halted is not None:
+                found.append({"reason": "halted", "detail": state.halted.reason, "remedy": state.halted.remedy})
+            lag = state.tip - state.sealed
+            if state.leader and state.tip < 0:
+                found.append({"reason": "no_tip", "detail": state.unproven or "the tip was not read yet"})
+            elif state.leader and lag > settings.ready_lag_slots:
+                found.append(
+                    {
+                        "reason": "sealed_lag",
+                        "slots": lag,
+                        "limit": settings.ready_lag_slots,
+                        "detail": state.unproven or "catching up",
+                    }
+                )
+            still = self._watchdog.tip_stands_still(time.monotonic())
+            if state.leader and still is not None:
+                found.append({"reason": "tip_stands_still", "seconds": round(still)})
+        if self._projector is not None:
+            found.extend(self._projector.reasons(settings.ready_lag_slots))
+        return found
+
+    async def _status(self) -> dict[str, Any]:
+        from indexer.status import collect
+
+        document = await asyncio.to_thread(collect, self.settings.need_database())
+        document["process"] = {"leader": self.state.leader, "ready": not self.reasons(), "reasons": self.reasons()}
+        return document
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+
+class Reporter:
+    """Turns the core's growing counts into metrics."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def publish(self, sealer: Sealer) -> None:
+        """Add what has come since the last call."""
+        tally, notes = sealer.tally, sealer.notifications.tally
+        metrics.LIST_MISSED.inc(self._new("list_missed", tally.list_missed))
+        metrics.LIST_INVENTED.inc(self._new("list_invented", tally.list_invented))
+        metrics.TRUNCATED.inc(self._new("truncated", tally.truncated))
+        metrics.LOGS_UNKNOWN.inc(self._new("logs_unknown", tally.logs_unknown))
+        metrics.FETCHED.labels(route="block").inc(self._new("blocks_full", tally.blocks_full))
+        metrics.FETCHED.labels(route="block_light").inc(self._new("blocks_light", tally.blocks_light))
+        metrics.FETCHED.labels(route="transaction").inc(self._new("single", tally.single_transactions))
+        metrics.FORGERIES.inc(self._new("forgeries", notes.forgeries))
+        metrics.PHANTOMS.inc(self._new("phantoms", notes.phantoms))
+        for fate in ("received", "repeated", "matched", "phantoms", "forgeries", "echoes", "dropped"):
+            metrics.NOTIFICATIONS.labels(fate=fate).inc(self._new(f"note_{fate}", getattr(notes, fate)))
+        metrics.BUFFERED.set(len(sealer.notifications))
+
+    def _new(self, name: str, value: int) -> int:
+        grown = value - self._last.get(name, 0)
+        self._last[name] = value
+        return grown
+
+
+class ProjectorThread:
+    """The projection worker beside the event loop: its own thread and connection; it stops at the end of its batch."""
+
+    def __init__(self, settings: Settings, prepared: Prepared) -> None:
+        from projections.worker import Worker
+
+        self._worker = Worker(settings.need_database(), prepared.specs)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="projections", daemon=True)
+        self._error: str | None = None
+
+    def start(self) -> None:
+        """Begin to follow the ledger."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Finish the batch in hand."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def has_projected(self, slot: Slot | None) -> bool:
+        """Whether every projection has reached the slot."""
+        return slot is None or self._worker.projected_slot() >= slot
+
+    def reasons(self, lag_slots_max: int) -> list[dict[str, Any]]:
+        """Why the tables are not ready."""
+        if self._error is not None:
+            return [{"reason": "projections_failed", "detail": self._error}]
+        return list(self._worker.reasons(lag_slots_max))
+
+    def _run(self) -> None:
+        pause = 1.0
+        while not self._stop.is_set():
+            try:
+                self._error = None
+                self._worker.run(self._stop)
+                return
+            except Exception as error:
+                self._error = _line(error)
+                log.error("loop_failed", loop="projections", error=_line(error), trace=traceback.format_exc(limit=8))
+                self._stop.wait(pause)
+                pause = min(pause * 2, 30.0)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]

@@ -1,0 +1,99 @@
+"""The daemon's small HTTP server: /metrics, /healthz, /readyz, /status. GET only, loopback by default, no framework."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from programs.errors import UserError
+
+REQUEST_BYTES_MAX = 8192
+REQUEST_S_MAX = 5.0
+CONNECTIONS_MAX = 64
+
+Answer = tuple[int, str, bytes]
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+class HttpServer:
+    """Serves until closed. `ready` gives the reasons why not (empty: ready); `status` the document of `indexer status --json`."""
+
+    def __init__(
+        self, ready: Callable[[], list[dict[str, Any]]], status: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> None:
+        self._ready = ready
+        self._status = status
+        self._server: asyncio.Server | None = None
+        self._room = asyncio.Semaphore(CONNECTIONS_MAX)
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. UserError (exit code 2) when the address can't be had."""
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_BYTES_MAX)
+        except OSError as error:
+            raise UserError(
+                f"INDEXER_METRICS_PORT = {port}: {host}:{port} can't be listened on ({error.strerror}); choose a free port, or 0"
+            ) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Stop listening; requests under way are cut."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with self._room:
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                status, kind, body = await self._answer(head)
+                if head.startswith(b"HEAD "):
+                    body = b""
+                writer.write(
+                    f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                    + body
+                )
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a scraper that went away or never spoke
+        finally:
+            writer.close()
+
+    async def _answer(self, head: bytes) -> Answer:
+        parts = head.split(b"\r\n", 1)[0].split()
+        if len(parts) != 3:
+            return _json(400, {"error": "not an HTTP request"})
+        if parts[0] not in (b"GET", b"HEAD"):
+            return _json(405, {"error": "GET only"})
+        path = parts[1].split(b"?", 1)[0]
+        if path == b"/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest()
+        if path == b"/healthz":
+            return _json(200, {"alive": True})
+        if path == b"/readyz":
+            reasons = self._ready()
+            return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+        if path == b"/status":
+            try:
+                return _json(200, await self._status())
+            except Exception as error:
+                return _json(503, {"error": f"the status can't be read: {type(error).__name__}"})
+        return _json(404, {"error": "there are /metrics, /healthz, /readyz and /status"})
+
+
+def _json(status: int, document: dict[str, Any]) -> Answer:
+    return status, "application/json", json.dumps(document, default=str).encode() + b"\n"

@@ -1,0 +1,122 @@
+"""What must be true before anything is written: settings, database, node, programs, IDLs. Each failure is one line and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.core.protocol import Address, Failure
+from indexer.edges.parse import Watched
+from indexer.edges.rpc import RpcClient, RpcPolicy
+from indexer.log import log
+from indexer.settings import BUILTIN_IDL, PREFIX, ProgramSetting, Settings
+from programs.errors import EXIT_UNREACHABLE, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the loops and the worker need: ids in the ledger by address, and what the projections are told of each program."""
+
+    program_ids: dict[Address, int]
+    specs: tuple[Any, ...]
+
+
+async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Prepared:
+    """Check everything, bring an empty database up, register the programs, make the read models' tables.
+
+    UserError: 2 for what must be configured otherwise, 3 for a service that does not answer within `connect_timeout_s`.
+    """
+    from projections import bootstrap
+    from schema import db, ledger
+
+    dsn = settings.need_database()
+    idls = await load_idls(settings, node=node)
+    await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
+    current, head = await asyncio.to_thread(db.revisions, dsn)
+    if current is None and migrate:
+        log.info("creating_schema", revision=head)
+        await asyncio.to_thread(db.upgrade, dsn)
+    elif current != head:
+        raise UserError(
+            f"{PREFIX}DATABASE_URL: the schema is at revision {current}, this program needs {head}; run: indexer db upgrade"
+        )
+    async with await db.aconnect(dsn) as connection:
+        rows = await ledger.ensure_programs(connection, [(p.name, p.address, p.start_slot) for p in settings.watched])
+    ids = {Address(address): row.id for address, row in rows.items()}
+    specs = tuple(
+        bootstrap.spec(p.name, p.address, ids[Address(p.address)], idls[p.name], p.projections)
+        for p in settings.watched
+    )
+    await asyncio.to_thread(bootstrap.ensure, dsn, specs)
+    return Prepared(ids, specs)
+
+
+async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Any]:
+    """The IDL of each program by name, from the package, a file or the chain; checks on the node that each address holds a program."""
+    watched = Watched(tuple(Address(p.address) for p in settings.watched))
+    policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
+    found: dict[str, Any] = {}
+    async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
+        for program in settings.watched:
+            if node:
+                await _must_be_program(rpc, program, settings.connect_timeout_s)
+            found[program.name] = await _load_idl(rpc, program)
+    return found
+
+
+async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: float) -> None:
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        held = await rpc.get_executable(program.address)
+        if not isinstance(held, Failure):
+            break
+        if asyncio.get_running_loop().time() > deadline or held.code is not None:
+            raise UserError(
+                f"{PREFIX}RPC_URL = {rpc.label} does not answer: {held.message}; is the node up, and is the URL right?",
+                EXIT_UNREACHABLE,
+            )
+        await asyncio.sleep(0.3)
+    if held is None:
+        raise UserError(
+            f"programs.{program.name}.address = {program.address}: there is no account at this address on {rpc.label}; "
+            "give the address of a deployed program, or point rpc_url at its cluster"
+        )
+    if not held:
+        raise UserError(
+            f"programs.{program.name}.address = {program.address}: the account on {rpc.label} is no program (not executable); "
+            "give the program's address, not that of one of its accounts"
+        )
+
+
+async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Any:
+    from programs import chain_idl
+    from programs.idl import IdlError, load_idl
+
+    field = f"programs.{program.name}.idl"
+    try:
+        if program.idl == BUILTIN_IDL:
+            from programs.community_voting import artifact
+
+            return load_idl(artifact.load_idl_json())
+        if program.idl == "chain":
+
+            async def account(address: str) -> bytes | None:
+                data = await rpc.get_account(address)
+                if isinstance(data, Failure):
+                    raise UserError(f"{field} = 'chain': {data.message}", EXIT_UNREACHABLE)
+                return data
+
+            fetched = await chain_idl.fetch(program.address, account)
+            if fetched is None:
+                raise UserError(
+                    f"{field} = 'chain': {program.address} has published no IDL; give a path to its IDL instead"
+                )
+            return load_idl(fetched.document)
+        path = Path(program.idl)
+        if not path.is_file():
+            raise UserError(f"{field} = {program.idl!r}: no such file; give a path, {BUILTIN_IDL!r} or 'chain'")
+        return load_idl(path.read_bytes())
+    except IdlError as error:
+        raise UserError(f"{field} = {program.idl!r}: {error}; indexer idl check {program.idl} says more") from None
