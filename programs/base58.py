@@ -16,7 +16,9 @@ _from_bytes = Pubkey.from_bytes
 
 
 class _AddressTexts(dict[bytes, str]):
-    """Address → text, made when it is missing. A lookup costs half of what an lru_cache does; when full it starts anew."""
+    """Address → text, made when it is missing. A lookup costs half of what an lru_cache does; when full it starts
+    anew.
+    """
 
     def __missing__(self, address: bytes) -> str:
         text = str(_from_bytes(address))

@@ -641,6 +641,8 @@ class _Reader:
             return ConstArgument(str(value))
         if isinstance(value, str) and value not in _PRIMITIVE_SPELLINGS and value not in scope:
             return ConstArgument(value)
+        if isinstance(value, dict) and isinstance(value.get("generic"), str) and value["generic"] not in scope:
+            return ConstArgument(value["generic"])
         return self._type(value, path, scope, depth)
 
     def _unusable(self, path: str, message: str) -> Unusable:

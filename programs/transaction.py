@@ -240,7 +240,7 @@ class RpcTransaction(msgspec.Struct):
 class _Document(msgspec.Struct):
     """A reply, or a bare result: both are read in one pass, and the fields that are there tell which it is."""
 
-    result: RpcTransaction | None | msgspec.UnsetType = msgspec.UNSET
+    result: RpcTransaction | msgspec.UnsetType | None = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     transaction: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     slot: int = 0

@@ -130,7 +130,8 @@ def _answer(source: int, handler: Handler, whole: bool, name: str) -> bool:
         first = False
         answers: list[bytes] = []
         for line in lines:
-            if line and not line.isspace():
+            # Bare bytes are answered line for line, so an empty line has its answer too.
+            if not whole or (line and not line.isspace()):
                 wrong |= handler(line, answers)
         _write(answers)
     return wrong
@@ -154,7 +155,8 @@ def _batches(source: int, name: str) -> Iterator[list[bytes]]:
                 continue
             yield (b"".join(parts) + head).split(b"\n")
             parts, held = [tail], len(tail)
-        yield [b"".join(parts)]
+        if held:
+            yield [b"".join(parts)]
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}; give a file that can be read") from None
 

@@ -1,4 +1,6 @@
-"""Figures of decoding, each against its floor, anchorpy in the same run: `python -m tests.bench.bench_decode [--json]`."""
+"""Figures of decoding, each against its floor, anchorpy in the same run: `python -m tests.bench.bench_decode
+[--json]`.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,9 @@ def stream_seconds(document: dict[str, Any], count: int, raw: bool, codec: Progr
         options = ["--raw", "event"] if raw else []
         command = [sys.executable, "-c", program, "decode", "--idl", str(idl), *options, str(source)]
         start = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
         seconds = time.perf_counter() - start
         assert done.stdout.count(b"\n") == count
         return seconds
@@ -215,7 +219,9 @@ def main() -> int:
     else:
         for entry in figures:
             mark = {True: "met", False: "MISSED", None: ""}[entry["met"]]
-            print(f"{entry['name']:<62} {entry['value']:>12,.2f} {entry['unit']:<9} floor {entry['floor'] or '-'}  {mark}")
+            print(
+                f"{entry['name']:<62} {entry['value']:>12,.2f} {entry['unit']:<9} floor {entry['floor'] or '-'}  {mark}"
+            )
     return 1 if any(entry["met"] is False for entry in figures) else 0
 
 

@@ -53,7 +53,9 @@ def frame(program: str, depth: int, *inside: str) -> list[str]:
     return [f"Program {program} invoke [{depth}]", *inside, f"Program {program} success"]
 
 
-def self_cpi(outer: int, index: int, x: int, height: int | None = 2, authority: int = 3, program: int = 1) -> InnerInstruction:
+def self_cpi(
+    outer: int, index: int, x: int, height: int | None = 2, authority: int = 3, program: int = 1
+) -> InnerInstruction:
     return InnerInstruction(outer, index, program, bytes([authority]), SELF_CPI_TAG + event(x), height)
 
 
@@ -91,7 +93,9 @@ def wire(version: int | None, instructions: list[tuple[int, bytes, bytes]], stat
     return bytes([1]) + bytes([7]) + bytes(63) + message + (b"" if version is None else b"\x00")
 
 
-def result(encoding: str, logs: list[str] | None, inner: list[InnerInstruction] | None, loaded: bool = False) -> dict[str, Any]:
+def result(
+    encoding: str, logs: list[str] | None, inner: list[InnerInstruction] | None, loaded: bool = False
+) -> dict[str, Any]:
     """A getTransaction result with one top-level `put`; with `loaded` the last two keys come from a lookup table."""
     static = KEYS[:2] if loaded else KEYS
     accounts = bytes([0, 2, 1, 1])
@@ -105,7 +109,12 @@ def result(encoding: str, logs: list[str] | None, inner: list[InnerInstruction] 
         entry = {"programIdIndex": 1, "accounts": list(accounts), "data": encode(b"\x07\x2a"), "stackHeight": 1}
         body = {"signatures": [SIGNATURE], "message": {"accountKeys": texts[: len(static)], "instructions": [entry]}}
     else:
-        parsed = {"programId": P, "accounts": [texts[i] for i in accounts], "data": encode(b"\x07\x2a"), "stackHeight": 1}
+        parsed = {
+            "programId": P,
+            "accounts": [texts[i] for i in accounts],
+            "data": encode(b"\x07\x2a"),
+            "stackHeight": 1,
+        }
         keys = [{"pubkey": t, "signer": i == 0, "writable": True, "source": "transaction"} for i, t in enumerate(texts)]
         body = {"signatures": [SIGNATURE], "message": {"accountKeys": keys, "instructions": [parsed]}}
     groups: dict[int, list[dict[str, Any]]] = {}
@@ -127,7 +136,9 @@ def result(encoding: str, logs: list[str] | None, inner: list[InnerInstruction] 
         "meta": {
             "err": None,
             "logMessages": logs,
-            "innerInstructions": None if inner is None else [{"index": k, "instructions": v} for k, v in groups.items()],
+            "innerInstructions": None
+            if inner is None
+            else [{"index": k, "instructions": v} for k, v in groups.items()],
             "loadedAddresses": {"writable": texts[2:3] if loaded else [], "readonly": texts[3:] if loaded else []},
         },
     }

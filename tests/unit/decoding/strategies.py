@@ -1,6 +1,7 @@
 """Arbitrary IDLs, and values that fit them.
 
-`programs` draws an IDL document whose only event, account and instruction use the drawn types, and a value for it. The value is drawn
+`programs` draws an IDL document whose only event, account and instruction use the drawn types, and a value for it.
+The value is drawn
 from the document itself, not from the software's layouts, so that both stand on the format alone.
 """
 
@@ -157,7 +158,9 @@ def _struct_values(body: dict[str, Any], table: dict[str, Any]) -> st.SearchStra
 
 
 def oracle(written: Any, value: Any, table: dict[str, Any]) -> bytes:
-    """The bytes of a value by the words of the Borsh specification, for a type as an IDL writes it. Independent of the software."""
+    """The bytes of a value by the words of the Borsh specification, for a type as an IDL writes it. Independent of
+    the software.
+    """
     if isinstance(written, str):
         return _scalar_bytes(written, value)
     if "option" in written:
@@ -176,7 +179,9 @@ def oracle_body(body: dict[str, Any], value: Any, table: dict[str, Any]) -> byte
     if body.get("kind") == "enum":
         name = value if isinstance(value, str) else next(iter(value))
         index = [v["name"] for v in body["variants"]].index(name)
-        inside = b"" if isinstance(value, str) else oracle_body(body["variants"][index] | {"kind": ""}, value[name], table)
+        inside = (
+            b"" if isinstance(value, str) else oracle_body(body["variants"][index] | {"kind": ""}, value[name], table)
+        )
         return bytes([index]) + inside
     fields = body.get("fields", [])
     if fields and isinstance(fields[0], dict) and "type" in fields[0]:

@@ -15,7 +15,10 @@ from programs.idl import load_idl
 from tests.unit.decoding.strategies import has_coption, oracle_body, programs
 
 DRAWN = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    database=None,
 )
 
 
@@ -150,7 +153,9 @@ def test_absurd_sizes_end_in_an_error_within_little_memory(written: Any, payload
                 "generics": generic,
                 "type": {
                     "kind": "struct",
-                    "fields": [{"option": {"defined": {"name": "Grow", "generics": [{"kind": "type", "type": grown}]}}}],
+                    "fields": [
+                        {"option": {"defined": {"name": "Grow", "generics": [{"kind": "type", "type": grown}]}}}
+                    ],
                 },
             },
             {
@@ -158,7 +163,9 @@ def test_absurd_sizes_end_in_an_error_within_little_memory(written: Any, payload
                 "generics": generic,
                 "type": {
                     "kind": "struct",
-                    "fields": [{"option": {"defined": {"name": "Double", "generics": [{"kind": "type", "type": pair}]}}}],
+                    "fields": [
+                        {"option": {"defined": {"name": "Double", "generics": [{"kind": "type", "type": pair}]}}}
+                    ],
                 },
             },
         ],
@@ -183,10 +190,16 @@ def test_names_of_an_idl_never_become_code() -> None:
                 "name": evil,
                 "type": {
                     "kind": "struct",
-                    "fields": [{"name": evil, "type": "u8"}, {"name": "{x}", "type": {"defined": {"name": evil + "2"}}}],
+                    "fields": [
+                        {"name": evil, "type": "u8"},
+                        {"name": "{x}", "type": {"defined": {"name": evil + "2"}}},
+                    ],
                 },
             },
-            {"name": evil + "2", "type": {"kind": "enum", "variants": [{"name": evil}, {"name": "%s", "fields": ["u8"]}]}},
+            {
+                "name": evil + "2",
+                "type": {"kind": "enum", "variants": [{"name": evil}, {"name": "%s", "fields": ["u8"]}]},
+            },
         ],
     }
     codec = compile_idl(load_idl(document))

@@ -12,7 +12,10 @@ from tests.unit.decoding.chain import CODECS, KEYS, P, Q, call, data_line, event
 
 
 def got(events: tuple[EventRecord, ...]) -> list[tuple[int, object]]:
-    return [(e.raw[-1], (e.source.line,) if isinstance(e.source, LogSource) else (e.source.outer, e.source.index)) for e in events]
+    return [
+        (e.raw[-1], (e.source.line,) if isinstance(e.source, LogSource) else (e.source.outer, e.source.index))
+        for e in events
+    ]
 
 
 def test_an_event_belongs_to_the_frame_on_top() -> None:
@@ -122,7 +125,9 @@ def test_what_was_not_recorded_is_said_and_not_guessed() -> None:
     assert got(extract(seen(None, [self_cpi(0, 0, 3)]), CODECS).events) == [(3, (0, 0))]
     found = extract(seen(frame(P, 1, data_line(1)), no_inner=True), CODECS)
     assert (got(found.events), found.incomplete) == ([(1, (1,))], "no inner instructions")
-    assert extract(seen(frame(P, 1), [self_cpi(0, 0, 1)], keys=None), CODECS).incomplete == "unknown transaction version"
+    assert (
+        extract(seen(frame(P, 1), [self_cpi(0, 0, 1)], keys=None), CODECS).incomplete == "unknown transaction version"
+    )
     # The program is not among the keys: it did not run, so nothing of it is missing.
     assert extract(seen(None, keys=(KEYS[0], KEYS[2])), CODECS).incomplete is None
 
@@ -141,7 +146,9 @@ def test_a_stack_that_does_not_add_up_stops_the_reading(logs: list[str]) -> None
 
 
 def test_one_bad_event_does_not_stop_the_others() -> None:
-    logs = frame(P, 1, "Program data: AQID", "Program data: !!", data_line(1), "Program data: AQIDBAUGBwg=", "Program data: ")
+    logs = frame(
+        P, 1, "Program data: AQID", "Program data: !!", data_line(1), "Program data: AQIDBAUGBwg=", "Program data: "
+    )
     found = extract(seen(logs), CODECS)
     assert [(e.name, e.data, e.error is None) for e in found.events] == [
         (None, None, False),
@@ -165,7 +172,9 @@ def test_a_precompile_leaves_no_frame_and_shifts_nothing() -> None:
 @settings(max_examples=150, deadline=None, database=None)
 @given(st.data())
 def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> None:
-    """A random tree of calls, run by a model that notes every event; the software must find the same from logs and calls."""
+    """A random tree of calls, run by a model that notes every event; the software must find the same from logs and
+    calls.
+    """
     logs: list[str] = []
     calls: list[InnerInstruction] = []
     expected: list[int] = []
@@ -173,7 +182,7 @@ def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> No
 
     def run(program: int, depth: int) -> None:
         logs.append(f"Program {(P, Q)[program - 1]} invoke [{depth}]")
-        for action in data.draw(st.lists(st.sampled_from("logs,cpi,call,text".split(",")), max_size=4)):
+        for action in data.draw(st.lists(st.sampled_from(["logs", "cpi", "call", "text"]), max_size=4)):
             number = len(expected) % 250
             if action == "logs":
                 logs.append(data_line(number))

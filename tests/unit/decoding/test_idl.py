@@ -1,0 +1,333 @@
+"""IDLs as they are found: both formats, dirt, and the layouts that they describe."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from programs.codec import DecodeError, Unservable, compile_idl
+from programs.idl import Idl, IdlError, load_idl, snake_case
+
+
+def new(types: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "n", "version": "0", "spec": "0.1.0"}, "types": types, **more}
+
+
+def event(fields: Any, types: list[dict[str, Any]] | None = None, **layout: Any) -> dict[str, Any]:
+    """An IDL with one event E of discriminator 01."""
+    own = {"name": "E", "type": {"kind": "struct", "fields": fields}, **layout}
+    return new([own, *(types or [])], events=[{"name": "E", "discriminator": [1]}])
+
+
+def said(idl: Idl) -> list[tuple[str, str]]:
+    return [(p.path, p.severity) for p in idl.problems]
+
+
+def test_legacy_names_give_anchors_discriminators() -> None:
+    idl = load_idl(
+        {
+            "name": "old",
+            "version": "1",
+            "metadata": {"address": "11111111111111111111111111111111"},
+            "instructions": [{"name": "swapBaseIn", "accounts": [], "args": [{"name": "x", "type": "u8"}]}],
+            "accounts": [{"name": "Pool", "type": {"kind": "struct", "fields": [{"name": "o", "type": "publicKey"}]}}],
+            "events": [{"name": "Swapped", "fields": [{"name": "p", "type": {"defined": "Pool"}, "index": False}]}],
+        }
+    )
+    assert idl.legacy
+    assert not idl.problems
+    assert idl.address == "11111111111111111111111111111111"
+    import hashlib
+
+    assert idl.instructions[0].discriminator == hashlib.sha256(b"global:swap_base_in").digest()[:8]
+    assert idl.accounts[0].discriminator == hashlib.sha256(b"account:Pool").digest()[:8]
+    assert idl.events[0].discriminator == hashlib.sha256(b"event:Swapped").digest()[:8]
+    codec = compile_idl(idl)
+    value = {"p": {"o": "11111111111111111111111111111111"}}
+    assert codec.decode_event(codec.encode_event("Swapped", value)).data == value
+
+
+@pytest.mark.parametrize(
+    ("name", "snake"),
+    [
+        ("swapBaseIn", "swap_base_in"),
+        ("swapV2", "swap_v2"),
+        ("initAMMPool", "init_amm_pool"),
+        ("already_snake", "already_snake"),
+    ],
+)
+def test_snake_case(name: str, snake: str) -> None:
+    assert snake_case(name) == snake
+
+
+def test_the_longest_discriminator_wins() -> None:
+    types = [{"name": n, "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}} for n in "ABC"]
+    events = [{"name": n, "discriminator": d} for n, d in zip("ABC", ([1], [1, 2, 3], [1, 2]), strict=True)]
+    codec = compile_idl(load_idl(new(types, events=events)))
+    for data, name, trailing in ((b"\1\2\3\4", "B", 0), (b"\1\2\4", "C", 0), (b"\1\3\4", "A", 1)):
+        decoded = codec.decode_event(data)
+        assert (decoded.name, decoded.trailing) == (name, trailing)
+
+
+def test_doubled_names_are_reported_and_the_rest_serves() -> None:
+    document = event([{"name": "a", "type": "u8"}, {"name": "a", "type": "u16"}])
+    document["events"].append({"name": "E", "discriminator": [1]})
+    document["types"].append({"name": "E", "type": {"kind": "struct", "fields": []}})
+    idl = load_idl(document)
+    assert said(idl) == [
+        ("$.types[0].type.fields[1]", "warning"),
+        ("$.types[1]", "error"),
+        ("$.events[1]", "warning"),
+    ]
+    assert compile_idl(idl).decode_event(b"\1\2\3\0").data == {"a": 2, "a_2": 3}
+
+
+def test_an_undefined_type_takes_only_its_own_place_with_it() -> None:
+    types = [
+        {
+            "name": "Choice",
+            "type": {
+                "kind": "enum",
+                "variants": [
+                    {"name": "Good", "fields": ["u8"]},
+                    {"name": "Bad", "fields": [{"defined": {"name": "x::Gone"}}]},
+                ],
+            },
+        }
+    ]
+    idl = load_idl(event([{"name": "c", "type": {"defined": {"name": "Choice"}}}], types))
+    assert [p.path for p in idl.problems if p.severity == "error"] == ["$.types[1]"]
+    codec = compile_idl(idl)
+    assert codec.decode_event(b"\1\0\7").data == {"c": {"Good": [7]}}
+    with pytest.raises(Unservable, match=r"E\.c\.Bad\.0: type 'x::Gone' is nowhere defined at byte 2"):
+        codec.decode_event(b"\1\1\7")
+    assert [(kind, name) for kind, name, _ in codec.unservable()] == [("event", "E")]
+
+
+def test_names_in_another_convention_are_found() -> None:
+    document = new(
+        [
+            {
+                "name": "voteCast",
+                "type": {"kind": "struct", "fields": [{"name": "inner", "type": {"defined": {"name": "my_type"}}}]},
+            }
+        ],
+        events=[{"name": "VoteCast", "discriminator": [1]}],
+    )
+    document["types"].append({"name": "MyType", "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}})
+    idl = load_idl(document)
+    assert {p.severity for p in idl.problems} == {"warning"}
+    assert compile_idl(idl).decode_event(b"\1\5").data == {"inner": {"x": 5}}
+
+
+GENERICS = [
+    {
+        "name": "Box",
+        "generics": [{"kind": "type", "name": "T"}, {"kind": "const", "name": "N", "type": "usize"}],
+        "type": {
+            "kind": "struct",
+            "fields": [
+                {"name": "items", "type": {"array": [{"generic": "T"}, {"generic": "N"}]}},
+                {"name": "raw", "type": {"array": ["u8", {"generic": "N"}]}},
+            ],
+        },
+    },
+    {
+        "name": "Outer",
+        "generics": [{"kind": "const", "name": "M", "type": "usize"}],
+        "type": {
+            "kind": "struct",
+            "fields": [
+                {
+                    "name": "box",
+                    "type": {
+                        "defined": {
+                            "name": "Box",
+                            "generics": [{"kind": "type", "type": {"option": "u8"}}, {"kind": "const", "value": "M"}],
+                        }
+                    },
+                }
+            ],
+        },
+    },
+]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"kind": "const", "value": "2"},
+        {"kind": "const", "value": 2},
+        {"kind": "type", "type": "2"},
+        {"kind": "type", "type": {"defined": {"name": "TWO"}}},
+        {"kind": "type", "type": {"generic": "TWO"}},
+        {"kind": "const", "value": "TWO"},
+    ],
+)
+def test_constants_however_they_are_passed(argument: dict[str, Any]) -> None:
+    document = event([{"name": "o", "type": {"defined": {"name": "Outer", "generics": [argument]}}}], GENERICS)
+    document["constants"] = [{"name": "TWO", "type": "usize", "value": "2"}]
+    codec = compile_idl(load_idl(document))
+    value = {"o": {"box": {"items": [None, 5], "raw": "0102"}}}
+    assert codec.decode_event(b"\1\0\1\5\1\2").data == value
+    assert codec.encode_event("E", value) == b"\1\0\1\5\1\2"
+
+
+def account(serialization: str, fields: list[tuple[str, Any]], repr_: Any, types: Any = ()) -> Any:
+    layout = {
+        "name": "A",
+        "serialization": serialization,
+        "type": {"kind": "struct", "fields": [{"name": n, "type": t} for n, t in fields]},
+    }
+    if repr_ is not None:
+        layout["repr"] = repr_
+    return compile_idl(load_idl(new([layout, *types], accounts=[{"name": "A", "discriminator": [1]}])))
+
+
+MIXED = [("a", "u8"), ("b", "u64"), ("c", "u16"), ("d", "u32"), ("e", "bool")]
+
+
+@pytest.mark.parametrize(
+    ("serialization", "repr_", "native"),
+    [
+        ("bytemuck", {"kind": "c"}, "<B7xQH2xI?7x"),
+        ("bytemuck", {"kind": "c", "packed": True}, "<BQHI?"),
+        ("bytemuck", {"kind": "c", "packed": 2}, "<BxQHI?x"),
+        ("bytemuck", {"kind": "c", "packed": 4}, "<B3xQH2xI?3x"),
+        ("bytemuck", {"kind": "c", "align": 16}, "<B7xQH2xI?7x"),
+        ("bytemuck", {"kind": "c", "align": 64}, "<B7xQH2xI?39x"),
+        ("bytemuckunsafe", None, "<BQHI?"),
+        ("bytemuckunsafe", {"kind": "c"}, "<B7xQH2xI?7x"),
+    ],
+)
+def test_zero_copy_accounts_have_c_layout(serialization: str, repr_: Any, native: str) -> None:
+    codec = account(serialization, MIXED, repr_)
+    data = b"\1" + struct.pack(native, 1, 2, 3, 4, True)
+    decoded = codec.decode_account(data + b"more")
+    assert (decoded.data, decoded.trailing) == ({"a": 1, "b": 2, "c": 3, "d": 4, "e": True}, 4)
+    assert codec.encode_account("A", decoded.data) == data
+
+
+def test_nested_zero_copy_pads_inside_and_between() -> None:
+    inner = {
+        "name": "I",
+        "serialization": "bytemuck",
+        "repr": {"kind": "c"},
+        "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}, {"name": "y", "type": "u16"}]},
+    }
+    fields = [
+        ("a", "u8"),
+        ("i", {"array": [{"defined": {"name": "I"}}, 2]}),
+        ("w", "u128"),
+        ("k", "pubkey"),
+        ("z", "i128"),
+    ]
+    codec = account("bytemuck", fields, {"kind": "c"}, [inner])
+    key = "11111111111111111111111111111111"
+    body = struct.pack("<BxBxHBxH6xQQ32sqq", 1, 2, 3, 4, 5, 6, 0, bytes(32), -1, -1)
+    data = {"a": 1, "i": [{"x": 2, "y": 3}, {"x": 4, "y": 5}], "w": 6, "k": key, "z": -1}
+    assert codec.decode_account(b"\1" + body).data == data
+    assert codec.encode_account("A", data) == b"\1" + body
+
+
+@pytest.mark.parametrize("written", ["string", {"vec": "u8"}, {"option": "u8"}])
+def test_what_has_no_c_layout_is_unservable(written: Any) -> None:
+    with pytest.raises(Unservable, match="no layout in bytemuck"):
+        account("bytemuck", [("x", written)], None).decode_account(b"\1" + bytes(50))
+
+
+def test_coption_keeps_the_room_of_an_absent_value() -> None:
+    codec = compile_idl(load_idl(event([{"name": "c", "type": {"coption": "u64"}}, {"name": "d", "type": "u8"}])))
+    assert codec.decode_event(b"\1" + bytes(12) + b"\7").data == {"c": None, "d": 7}
+    assert codec.decode_event(b"\1" + struct.pack("<IQB", 1, 9, 7)).data == {"c": 9, "d": 7}
+    with pytest.raises(DecodeError, match=r"E\.c: 2 is not the tag of an option at byte 1"):
+        codec.decode_event(b"\1" + struct.pack("<IQB", 2, 9, 7))
+
+
+@pytest.mark.parametrize(
+    ("written", "data", "message"),
+    [
+        ("bool", b"\2", "E.x: 2 is not a boolean at byte 1"),
+        ("string", b"\2\0\0\0a\xff", "E.x: not UTF-8 (invalid start byte) at byte 6"),
+        ("string", b"\3\0\0\0\xed\xa0\x80", "E.x: not UTF-8 (invalid continuation byte) at byte 5"),
+        ({"option": "u8"}, b"\2\0", "E.x: 2 is not the tag of an option at byte 1"),
+        ({"vec": "u16"}, b"\2\0\0\0abc", "E.x: cut short, 4 bytes needed, 3 left at byte 5"),
+        ("u64", b"abc", "E.x: cut short, 8 bytes needed, 3 left at byte 1"),
+        ({"vec": {"option": "bool"}}, b"\2\0\0\0\1\1\1\7", "E.x[1]: 7 is not a boolean at byte 8"),
+    ],
+)
+def test_errors_name_field_and_byte(written: Any, data: bytes, message: str) -> None:
+    codec = compile_idl(load_idl(event([{"name": "x", "type": written}])))
+    with pytest.raises(DecodeError) as caught:
+        codec.decode_event(b"\1" + data)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("text", ["\x00a", "\ufeffx", "\u202eabc", " a ", "e\u0301", ""])
+def test_strings_are_kept_as_they_are(text: str) -> None:
+    codec = compile_idl(load_idl(event([{"name": "x", "type": "string"}])))
+    assert codec.decode_event(codec.encode_event("E", {"x": text})).data == {"x": text}
+
+
+@pytest.mark.parametrize("source", [b"", b"[]", b"{", b'"x"', b"{}", b'{"types": 3}', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_idl_is_refused_in_one_line(source: bytes) -> None:
+    with pytest.raises(IdlError) as caught:
+        load_idl(source)
+    assert "\n" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.sampled_from(["u8", "x", "E", "struct", "string", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "name",
+                    "type",
+                    "kind",
+                    "fields",
+                    "variants",
+                    "defined",
+                    "vec",
+                    "option",
+                    "array",
+                    "generics",
+                    "generic",
+                    "discriminator",
+                    "args",
+                    "accounts",
+                    "value",
+                    "alias",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=2))
+def test_any_dirt_is_loaded_and_compiled(
+    events: list[Any], types: list[Any], accounts: list[Any], calls: list[Any]
+) -> None:
+    document = new(
+        types,
+        events=[{"name": "Sound", "discriminator": [250, 250, 250, 250]}, *events],
+        accounts=accounts,
+        instructions=calls,
+    )
+    document["types"] = [{"name": "Sound", "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}}, *types]
+    idl = load_idl(json.dumps(document))
+    assert all(problem.path.startswith("$") and problem.message for problem in idl.problems)
+    codec = compile_idl(idl)
+    assert codec.decode_event(b"\xfa\xfa\xfa\xfa\x07").data == {"x": 7}
+    codec.unservable()

@@ -1,0 +1,136 @@
+"""Transactions from the wire and from every encoding of getTransaction are one and the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from solders.hash import Hash
+from solders.instruction import AccountMeta, Instruction
+from solders.keypair import Keypair
+from solders.message import Message, MessageV0
+from solders.pubkey import Pubkey
+from solders.transaction import Transaction, VersionedTransaction
+
+from programs.events import called_instructions, extract
+from programs.transaction import (
+    TransactionError,
+    account_keys,
+    from_rpc,
+    parse_rpc,
+    parse_wire,
+    signature_of,
+    top_level,
+    view,
+    view_from_rpc,
+)
+from tests.unit.decoding.chain import CODEC, CODECS, KEYS, PROGRAM, P, data_line, frame, result, self_cpi, wire
+
+
+@settings(max_examples=40, deadline=None, database=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 12)), max_size=4),
+    st.booleans(),
+)
+def test_the_wire_is_read_as_its_own_library_wrote_it(calls: list[tuple[bytes, int]], versioned: bool) -> None:
+    payer = Keypair.from_seed(bytes(32))
+    program = Pubkey.from_bytes(PROGRAM)
+    instructions = [
+        Instruction(
+            program, data, [AccountMeta(Pubkey.from_bytes(bytes([i + 40]) * 32), False, True) for i in range(count)]
+        )
+        for data, count in calls
+    ]
+    if versioned:
+        message = MessageV0.try_compile(payer.pubkey(), instructions, [], Hash.default())
+        packed = bytes(VersionedTransaction(message, [payer]))
+        keys, compiled = message.account_keys, message.instructions
+    else:
+        legacy = Message.new_with_blockhash(instructions, payer.pubkey(), Hash.default())
+        packed = bytes(Transaction([payer], legacy, Hash.default()))
+        keys, compiled = legacy.account_keys, legacy.instructions
+    parsed = parse_wire(packed)
+    assert parsed.version == (0 if versioned else None)
+    assert parsed.static_keys == tuple(bytes(k) for k in keys)
+    assert parsed.instructions is not None
+    assert [(i.program_id_index, i.accounts, i.data) for i in parsed.instructions] == [
+        (c.program_id_index, bytes(c.accounts), bytes(c.data)) for c in compiled
+    ]
+    for length in range(len(packed) - (1 if versioned else 0)):
+        with pytest.raises(TransactionError):
+            parse_wire(packed[:length])
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.binary(max_size=200))
+def test_noise_is_refused_or_read_within_its_bounds(noise: bytes) -> None:
+    try:
+        parsed = parse_wire(noise)
+    except TransactionError:
+        return
+    for instruction in parsed.instructions or ():
+        assert len(instruction.data) + len(instruction.accounts) <= len(noise)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("encoding", ["json", "jsonParsed", "base64", "base58"])
+def test_every_encoding_shows_the_same_transaction(encoding: str, loaded: bool) -> None:
+    logs = frame(P, 1, data_line(1), *frame(P, 2))
+    document = result(encoding, logs, [self_cpi(0, 0, 2)], loaded)
+    for source in (
+        document,
+        json.dumps(document),
+        json.dumps({"jsonrpc": "2.0", "result": document, "id": 1}).encode(),
+    ):
+        seen = view_from_rpc(source)
+        assert seen.keys == KEYS
+        assert seen.outer is not None
+        assert [(i.program_id_index, i.data) for i in seen.outer] == [(1, b"\x07\x2a")]
+        assert seen.inner == (self_cpi(0, 0, 2),)
+        assert seen.signature == signature_of(parse_rpc(source))
+        assert [e.data for e in extract(seen, CODECS).events] == [{"x": 1}, {"x": 2}]
+        (instruction,) = called_instructions(seen, PROGRAM, CODEC)
+        assert (instruction.name, instruction.data, instruction.outer, instruction.index) == ("put", {"x": 42}, 0, None)
+        assert list(instruction.accounts) == ["who", "group.inside", "maybe", "absent"]
+        assert [instruction.accounts["maybe"], instruction.accounts["absent"]] == [None, None]
+
+
+def test_the_ledgers_form_holds_all_that_decoding_needs() -> None:
+    logs = frame(P, 1, data_line(1), *frame(P, 2))
+    raw = from_rpc(result("base64", logs, [self_cpi(0, 0, 2)], loaded=True), transaction_index=3)
+    assert (raw.slot, raw.transaction_index, raw.version, raw.loaded) == (77, 3, 0, KEYS[2:])
+    assert account_keys(raw) == KEYS
+    assert top_level(raw) == view(raw).outer
+    assert extract(raw, CODECS) == extract(view(raw), CODECS)
+    assert [e.data for e in extract(raw, CODECS).events] == [{"x": 1}, {"x": 2}]
+
+
+def test_a_version_from_the_future_has_no_keys_and_no_error() -> None:
+    packed = bytes([1]) + bytes(64) + bytes([0x80 | 5]) + bytes(100)
+    parsed = parse_wire(packed)
+    assert (parsed.version, parsed.static_keys, parsed.instructions) == (5, None, None)
+    assert parse_wire(bytes([0x81]) + bytes(100)).version == 1
+    assert parse_wire(wire(0, [])).version == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("null", "result is null"),
+        ('{"jsonrpc":"2.0","id":1,"result":null}', "result is null"),
+        ('{"jsonrpc":"2.0","id":1,"error":{"code":-32015,"message":"no"}}', "answered with an error"),
+        ("{}", "it has no `transaction`"),
+        ("[]", "not a getTransaction result"),
+        ("{", "not a getTransaction result"),
+        ('{"transaction":["!!","base64"],"slot":1}', "is not base64"),
+        ('{"transaction":["AA==","base99"],"slot":1}', "unknown encoding"),
+        ('{"transaction":["AQ==","base64"],"slot":1}', "cut short"),
+        ('{"transaction":{"message":{"accountKeys":["x"]},"signatures":["s"]}}', "not an address"),
+        ("[" * 100_000, "not a getTransaction result"),
+    ],
+)
+def test_what_is_no_transaction_is_named(text: str, words: str) -> None:
+    with pytest.raises(TransactionError, match=words):
+        view_from_rpc(text)
