@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from schema.db import aconnect
 from schema.lease import Lease, LeaseLost
 
 from indexer import metrics
@@ -42,6 +41,7 @@ from indexer.settings import Settings
 from indexer.startup import Prepared, prepare
 from schema import lease as leases
 from schema import ledger as ledger_api
+from schema.db import aconnect
 
 WRITER = "writer"
 # A burst of notifications of one slot arrives within milliseconds: waiting for it tells a big slot from a small one.
@@ -49,6 +49,7 @@ GATHER_S = 0.025
 RETRY_S_MIN = 0.2
 RETRY_S_MAX = 5.0
 HALTED_S = 15.0
+NO_SLOT = Slot(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,9 @@ class State:
     leader: bool = False
     halted: Halted | None = None
     unproven: str | None = None
-    tip: Slot = Slot(-1)
-    sealed: Slot = Slot(-1)
-    finalized: Slot = Slot(-1)
+    tip: Slot = NO_SLOT
+    sealed: Slot = NO_SLOT
+    finalized: Slot = NO_SLOT
     socket: bool = False
     database_down: bool = False
     rows: int = 0

@@ -114,9 +114,13 @@ async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Any:
                     f"{field} = 'chain': {program.address} has published no IDL; give a path to its IDL instead"
                 )
             return load_idl(fetched.document)
-        path = Path(program.idl)
-        if not path.is_file():
-            raise UserError(f"{field} = {program.idl!r}: no such file; give a path, {BUILTIN_IDL!r} or 'chain'")
-        return load_idl(path.read_bytes())
+        return load_idl(_read(program.idl, field))
     except IdlError as error:
         raise UserError(f"{field} = {program.idl!r}: {error}; indexer idl check {program.idl} says more") from None
+
+
+def _read(idl: str, field: str) -> bytes:
+    path = Path(idl)
+    if not path.is_file():
+        raise UserError(f"{field} = {idl!r}: no such file; give a path, {BUILTIN_IDL!r} or 'chain'")
+    return path.read_bytes()

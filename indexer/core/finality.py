@@ -156,7 +156,7 @@ class Auditor:
         self.tally.compared += len(truth)
         for key, entry in truth.items():
             row = mine.get(key)
-            if row is not None and row.err == entry.err:
+            if row is not None and row.err == entry.err and entry.transaction_index in (None, row.transaction_index):
                 continue
             into.late.setdefault(key, set()).add(address)
             if row is not None:

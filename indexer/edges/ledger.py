@@ -7,6 +7,7 @@ failure to retry but the end of this writer: it raises `LeaseLost`, and the daem
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
-from schema.db import aconnect
 from schema.lease import Lease
 
 from indexer import metrics
@@ -23,6 +23,7 @@ from indexer.edges.parse import AccountChange
 from indexer.log import log
 from programs import base58
 from schema import ledger
+from schema.db import aconnect
 
 T = TypeVar("T")
 
@@ -214,10 +215,8 @@ class PostgresLedger:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
-            except (psycopg.Error, OSError):
-                pass
 
 
 def _chain_time(plan: SealPlan) -> datetime | None:
