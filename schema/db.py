@@ -1,0 +1,220 @@
+"""Connections and migrations: a database is checked before it is used, and what is wrong with it is said in one line.
+
+Connections are in autocommit mode: whoever writes opens a transaction, so that nobody inherits one by accident.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import conninfo
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from programs.errors import EXIT_UNREACHABLE, EXIT_USAGE, UserError
+
+SETTING = "INDEXER_DATABASE_URL"
+SERVER_VERSION_MIN = 140000
+CONNECT_TIMEOUT_S = 10.0
+# A transaction that a stopped process left open holds the ledger's lock: the server ends it, and a standby goes on.
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 8_000
+LOCK_TIMEOUT_MS = 20_000
+APPLICATION = "indexer"
+# What the server says about a connection that more waiting will not mend.
+_CONFIGURATION_STATES = frozenset({"28000", "28P01", "3D000", "42501", "42704"})
+_CONFIGURATION_WORDS = (
+    "authentication failed",
+    "does not exist",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "permission denied for database",
+)
+
+
+def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """Prove that the database can be used. UserError: 2 for what must be configured otherwise, 3 when nothing answers in time."""
+    with connect(dsn, timeout_s=timeout_s) as conn:
+        may = conn.execute("SELECT has_database_privilege(current_database(), 'CREATE'), to_regnamespace('ledger') IS NOT NULL").fetchone()
+        if may is not None and not may[0] and not may[1]:
+            raise UserError(
+                f"{SETTING}: role {conn.info.user!r} may not create schemas in database {conn.info.dbname!r}; "
+                f'as its owner: GRANT CREATE ON DATABASE "{conn.info.dbname}" TO "{conn.info.user}"',
+                EXIT_USAGE,
+            )
+
+
+def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S, application: str = APPLICATION) -> psycopg.Connection[Any]:
+    """A checked connection in autocommit mode. UserError as `check_dsn`."""
+    keywords = _keywords(dsn, timeout_s, application)
+    try:
+        conn: psycopg.Connection[Any] = psycopg.connect(**keywords, autocommit=True)
+    except psycopg.Error as error:
+        raise _refusal(dsn, error) from None
+    try:
+        conn.execute(_SESSION)
+        _check_server(conn.info, conn.execute(_FACTS).fetchone())
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+async def aconnect(
+    dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S, application: str = APPLICATION
+) -> psycopg.AsyncConnection[Any]:
+    """A connection in autocommit mode for asyncio. psycopg.OperationalError when the database is down (the caller retries); UserError,
+    exit code 2, when the URL is no URL or the server cannot serve us."""
+    keywords = _keywords(dsn, timeout_s, application)
+    conn: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(**keywords, autocommit=True)
+    try:
+        await conn.execute(_SESSION)
+        _check_server(conn.info, await (await conn.execute(_FACTS)).fetchone())
+    except BaseException:
+        await conn.close()
+        raise
+    return conn
+
+
+def upgrade(dsn: str, revision: str = "head") -> None:
+    """Bring the schema up to a revision, in one transaction. UserError 2 when a right is missing or the revision is unknown."""
+    _migrate(dsn, revision, down=False)
+    from schema import roles
+
+    with connect(dsn) as conn:
+        roles.ensure_reader_role(conn)
+
+
+def downgrade(dsn: str, revision: str = "base") -> None:
+    """Take the schema down to a revision, in one transaction. Below the first one nothing of it is left."""
+    _migrate(dsn, revision, down=True)
+    with connect(dsn) as conn:
+        left = conn.execute("SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('ledger') AND relkind IN ('r', 'p')").fetchone()
+        if _current(conn) is None and left is not None and left[0] <= 1:
+            conn.execute("DROP TABLE IF EXISTS ledger.schema_version; DROP SCHEMA IF EXISTS ledger")
+
+
+def current(dsn: str) -> str | None:
+    """The revision that the database is at, None for none."""
+    with connect(dsn) as conn:
+        return _current(conn)
+
+
+def head() -> str:
+    """The revision that this program needs."""
+    found = ScriptDirectory.from_config(_config()).get_current_head()
+    if found is None:
+        raise RuntimeError("there are no migrations")
+    return found
+
+
+def revisions(dsn: str) -> tuple[str | None, str]:
+    """The revision that the database is at, and the one that this program needs."""
+    return current(dsn), head()
+
+
+def check_schema(dsn: str) -> None:
+    """UserError, exit code 2, unless the database is at the revision that this program needs."""
+    found, needed = revisions(dsn)
+    if found != needed:
+        raise UserError(f"{SETTING}: the schema is at revision {found}, this program needs {needed}; run: indexer db upgrade", EXIT_USAGE)
+
+
+def describe(dsn: str) -> str:
+    """Host and database of a DSN for messages; never the password."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return "the given URL"
+    return f"{parts.get('host') or 'the local socket'}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+# ---- parts ----
+
+_SESSION = (
+    f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', false),"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false), set_config('timezone', 'UTC', false),"
+    " set_config('plan_cache_mode', 'force_custom_plan', false)"
+)
+_FACTS = "SELECT current_setting('server_encoding'), pg_is_in_recovery()"
+
+
+def _keywords(dsn: str, timeout_s: float, application: str) -> dict[str, Any]:
+    if "+" in dsn.split("://", 1)[0] and "://" in dsn:
+        raise UserError(f"{SETTING}: the URL begins with a driver's name; write postgresql://USER@HOST/DATABASE", EXIT_USAGE)
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # The driver's own text repeats the URL, and the URL may hold a password.
+        raise UserError(f"{SETTING} is not a PostgreSQL URL; write postgresql://USER@HOST/DATABASE", EXIT_USAGE) from None
+    defaults: dict[str, Any] = {
+        "connect_timeout": max(2, int(timeout_s)),
+        "application_name": application,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+    }
+    return {**defaults, **parts}
+
+
+def _check_server(info: psycopg.ConnectionInfo, facts: tuple[Any, ...] | None) -> None:
+    if info.server_version < SERVER_VERSION_MIN:
+        raise UserError(
+            f"{SETTING}: the server is PostgreSQL {info.server_version // 10000}, {SERVER_VERSION_MIN // 10000} is the least", EXIT_USAGE
+        )
+    encoding, standby = facts or ("", False)
+    if encoding != "UTF8":
+        raise UserError(f"{SETTING}: database {info.dbname!r} has encoding {encoding}; create one with ENCODING 'UTF8'", EXIT_USAGE)
+    if standby:
+        raise UserError(f"{SETTING}: {info.host} is a read-only standby; name the primary (or add target_session_attrs=read-write)", EXIT_USAGE)
+
+
+def _refusal(dsn: str, error: psycopg.Error) -> UserError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = next((line for line in lines if "FATAL" in line), lines[0])
+    where = describe(dsn)
+    if error.sqlstate in _CONFIGURATION_STATES or any(word in said for word in _CONFIGURATION_WORDS):
+        return UserError(f"{SETTING}: {where} refuses: {said}; check user, password and database name", EXIT_USAGE)
+    return UserError(f"{SETTING}: {where} cannot be reached: {said}; is the server up, and the address right?", EXIT_UNREACHABLE)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "schema:migrations")
+    return config
+
+
+def _migrate(dsn: str, revision: str, *, down: bool) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _plain(dsn), poolclass=NullPool)
+    config = _config()
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            (command.downgrade if down else command.upgrade)(config, revision)
+    except CommandError as error:
+        raise UserError(f"revision {revision!r}: {error}", EXIT_USAGE) from None
+    except Exception as error:
+        cause = getattr(error, "orig", error)
+        if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+            raise UserError(f"{SETTING}: {describe(dsn)}: {cause.diag.message_primary}; migrate as the database's owner", EXIT_USAGE) from None
+        raise
+
+
+def _plain(dsn: str) -> psycopg.Connection[Any]:
+    conn = connect(dsn)
+    conn.autocommit = False
+    return conn
+
+
+def _current(conn: psycopg.Connection[Any]) -> str | None:
+    known = conn.execute("SELECT to_regclass('ledger.schema_version')").fetchone()
+    if known is None or known[0] is None:
+        return None
+    row = conn.execute("SELECT version_num FROM ledger.schema_version").fetchone()
+    return None if row is None else str(row[0])
