@@ -47,6 +47,7 @@ class WalkBroken(Exception):
 @dataclass(frozen=True, slots=True)
 class _Page:
     before: str | None
+    above: Slot | None
     limit: int
     entries: tuple[Listed, ...] | None
 
@@ -78,10 +79,13 @@ class SignatureWalk:
         while True:
             entries = yield from self._page(before, limit, above)
             if not entries:
+                if above is not None and above > self._target:
+                    # Above the barrier the index may still be written: there an empty page means nothing.
+                    raise WalkBroken(f"an empty page behind {before}, which is newer than slot {self._target}")
                 if before is not None:
                     yield from self._confirm_known(before)
                 return
-            self._remember(_Page(before, limit, entries))
+            self._remember(_Page(before, above, limit, entries))
             if entries[-1].slot <= self._cursor:
                 self.reached_cursor = True
                 return
@@ -96,7 +100,7 @@ class SignatureWalk:
         page = self._pages.pop()
         entries = page.entries
         if entries is None:
-            entries = yield from self._page(page.before, page.limit, None)
+            entries = yield from self._page(page.before, page.limit, page.above)
             if not entries or (self._joint is not None and entries[-1].signature != self._joint):
                 raise WalkBroken(f"the list of {self.address} changed below {page.before} while it was read")
         else:
@@ -115,7 +119,10 @@ class SignatureWalk:
     def _page(
         self, before: str | None, limit: int, above: Slot | None
     ) -> Generator[Request, Reply, tuple[Listed, ...]]:
-        request = ListSignatures(self.address, self._commitment, limit, before, self._target)
+        # The node must have reached `before` as well as the target: behind a balancer of nodes before 4.0 a lower one would answer with an
+        # empty page, which looks like the end of the list (found by the simulator, seed 496).
+        height = self._target if above is None else Slot(max(self._target, above))
+        request = ListSignatures(self.address, self._commitment, limit, before, height)
         reply: Reply = None
         for _ in range(BEHIND_ATTEMPTS):
             self.pages_read += 1
@@ -154,7 +161,7 @@ class SignatureWalk:
             for place, kept in enumerate(self._pages):
                 # The newest page can't be asked again: without `before` the node would answer with what is newest then.
                 if kept.entries is not None and kept.before is not None:
-                    self._pages[place] = _Page(kept.before, kept.limit, None)
+                    self._pages[place] = _Page(kept.before, kept.above, kept.limit, None)
                     self._held -= 1
                     return
 

@@ -200,14 +200,18 @@ def test_a_walk_that_loses_the_page_boundary_is_caught(monkeypatch: pytest.Monke
     assert caught()
 
 
-@pytest.mark.parametrize("seed", range(1, 201))
+# 496 and 965 once lost slots: an old node answers an unknown `before` with an empty page, and a lower node behind the balancer did.
+@pytest.mark.parametrize("seed", [*range(1, 201), 496, 965])
 def test_the_ledger_tells_the_truth(seed: int) -> None:
     simulate(seed)
 
 
 def test_every_fault_strikes() -> None:
     """A fault that never happens tests nothing: with each at its worst, the counters that it feeds must move."""
-    everything = Faults(**{name: 0.15 for name in Faults.__dataclass_fields__ if name not in ("old_node", "invented")})
-    runs = [simulate(seed, faults=everything, slots=40) for seed in range(1, 41)]
+    everything = Faults(
+        **{name: 0.15 for name in Faults.__dataclass_fields__ if name not in ("old_node", "invented", "crash")},
+        crash=0.01,
+    )
+    runs = [simulate(seed, faults=everything, slots=60) for seed in range(1, 41)]
     for name in ("transactions", "crashes", "late", "retracted", "phantoms", "forgeries"):
         assert sum(getattr(run, name) for run in runs) > 0, name
