@@ -37,7 +37,9 @@ _CONFIGURATION_WORDS = (
 def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
     """Prove that the database can be used. UserError: 2 for what must be configured otherwise, 3 when nothing answers in time."""
     with connect(dsn, timeout_s=timeout_s) as conn:
-        may = conn.execute("SELECT has_database_privilege(current_database(), 'CREATE'), to_regnamespace('ledger') IS NOT NULL").fetchone()
+        may = conn.execute(
+            "SELECT has_database_privilege(current_database(), 'CREATE'), to_regnamespace('ledger') IS NOT NULL"
+        ).fetchone()
         if may is not None and not may[0] and not may[1]:
             raise UserError(
                 f"{SETTING}: role {conn.info.user!r} may not create schemas in database {conn.info.dbname!r}; "
@@ -46,7 +48,9 @@ def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
             )
 
 
-def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S, application: str = APPLICATION) -> psycopg.Connection[Any]:
+def connect(
+    dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S, application: str = APPLICATION
+) -> psycopg.Connection[Any]:
     """A checked connection in autocommit mode. UserError as `check_dsn`."""
     keywords = _keywords(dsn, timeout_s, application)
     try:
@@ -91,7 +95,9 @@ def downgrade(dsn: str, revision: str = "base") -> None:
     """Take the schema down to a revision, in one transaction. Below the first one nothing of it is left."""
     _migrate(dsn, revision, down=True)
     with connect(dsn) as conn:
-        left = conn.execute("SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('ledger') AND relkind IN ('r', 'p')").fetchone()
+        left = conn.execute(
+            "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('ledger') AND relkind IN ('r', 'p')"
+        ).fetchone()
         if _current(conn) is None and left is not None and left[0] <= 1:
             conn.execute("DROP TABLE IF EXISTS ledger.schema_version; DROP SCHEMA IF EXISTS ledger")
 
@@ -119,7 +125,10 @@ def check_schema(dsn: str) -> None:
     """UserError, exit code 2, unless the database is at the revision that this program needs."""
     found, needed = revisions(dsn)
     if found != needed:
-        raise UserError(f"{SETTING}: the schema is at revision {found}, this program needs {needed}; run: indexer db upgrade", EXIT_USAGE)
+        raise UserError(
+            f"{SETTING}: the schema is at revision {found}, this program needs {needed}; run: indexer db upgrade",
+            EXIT_USAGE,
+        )
 
 
 def describe(dsn: str) -> str:
@@ -143,12 +152,16 @@ _FACTS = "SELECT current_setting('server_encoding'), pg_is_in_recovery()"
 
 def _keywords(dsn: str, timeout_s: float, application: str) -> dict[str, Any]:
     if "+" in dsn.split("://", 1)[0] and "://" in dsn:
-        raise UserError(f"{SETTING}: the URL begins with a driver's name; write postgresql://USER@HOST/DATABASE", EXIT_USAGE)
+        raise UserError(
+            f"{SETTING}: the URL begins with a driver's name; write postgresql://USER@HOST/DATABASE", EXIT_USAGE
+        )
     try:
         parts = conninfo.conninfo_to_dict(dsn)
     except psycopg.Error:
         # The driver's own text repeats the URL, and the URL may hold a password.
-        raise UserError(f"{SETTING} is not a PostgreSQL URL; write postgresql://USER@HOST/DATABASE", EXIT_USAGE) from None
+        raise UserError(
+            f"{SETTING} is not a PostgreSQL URL; write postgresql://USER@HOST/DATABASE", EXIT_USAGE
+        ) from None
     defaults: dict[str, Any] = {
         "connect_timeout": max(2, int(timeout_s)),
         "application_name": application,
@@ -163,13 +176,19 @@ def _keywords(dsn: str, timeout_s: float, application: str) -> dict[str, Any]:
 def _check_server(info: psycopg.ConnectionInfo, facts: tuple[Any, ...] | None) -> None:
     if info.server_version < SERVER_VERSION_MIN:
         raise UserError(
-            f"{SETTING}: the server is PostgreSQL {info.server_version // 10000}, {SERVER_VERSION_MIN // 10000} is the least", EXIT_USAGE
+            f"{SETTING}: the server is PostgreSQL {info.server_version // 10000}, {SERVER_VERSION_MIN // 10000} is the least",
+            EXIT_USAGE,
         )
     encoding, standby = facts or ("", False)
     if encoding != "UTF8":
-        raise UserError(f"{SETTING}: database {info.dbname!r} has encoding {encoding}; create one with ENCODING 'UTF8'", EXIT_USAGE)
+        raise UserError(
+            f"{SETTING}: database {info.dbname!r} has encoding {encoding}; create one with ENCODING 'UTF8'", EXIT_USAGE
+        )
     if standby:
-        raise UserError(f"{SETTING}: {info.host} is a read-only standby; name the primary (or add target_session_attrs=read-write)", EXIT_USAGE)
+        raise UserError(
+            f"{SETTING}: {info.host} is a read-only standby; name the primary (or add target_session_attrs=read-write)",
+            EXIT_USAGE,
+        )
 
 
 def _refusal(dsn: str, error: psycopg.Error) -> UserError:
@@ -178,7 +197,9 @@ def _refusal(dsn: str, error: psycopg.Error) -> UserError:
     where = describe(dsn)
     if error.sqlstate in _CONFIGURATION_STATES or any(word in said for word in _CONFIGURATION_WORDS):
         return UserError(f"{SETTING}: {where} refuses: {said}; check user, password and database name", EXIT_USAGE)
-    return UserError(f"{SETTING}: {where} cannot be reached: {said}; is the server up, and the address right?", EXIT_UNREACHABLE)
+    return UserError(
+        f"{SETTING}: {where} cannot be reached: {said}; is the server up, and the address right?", EXIT_UNREACHABLE
+    )
 
 
 def _config() -> Config:
@@ -202,7 +223,9 @@ def _migrate(dsn: str, revision: str, *, down: bool) -> None:
     except Exception as error:
         cause = getattr(error, "orig", error)
         if isinstance(cause, psycopg.errors.InsufficientPrivilege):
-            raise UserError(f"{SETTING}: {describe(dsn)}: {cause.diag.message_primary}; migrate as the database's owner", EXIT_USAGE) from None
+            raise UserError(
+                f"{SETTING}: {describe(dsn)}: {cause.diag.message_primary}; migrate as the database's owner", EXIT_USAGE
+            ) from None
         raise
 
 

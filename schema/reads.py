@@ -1,0 +1,178 @@
+"""Reading the ledger, synchronously: by position for followers, in chain order for rebuilds and audits.
+
+Connections are in autocommit mode (see `db.connect`) unless the caller has a transaction open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from programs import base58
+from programs.transaction import RawTransaction
+from schema import rows
+
+BATCH_ROWS_MAX = 1_000
+BATCH_BYTES_MAX = 8 << 20
+_COLUMNS = (
+    "t.position, t.programs, t.origin, t.witnesses, t.slot, t.transaction_index, t.signature, t.block_time, t.err, t.wire, t.logs,"
+    " t.inner_instructions, t.loaded, t.version"
+)
+_BYTES = "octet_length(t.wire) + coalesce(octet_length(t.logs), 0) + coalesce(octet_length(t.inner_instructions), 0) + octet_length(t.loaded)"
+# Batches of the writer looked at to find the slots of a run of positions; each has at least one row.
+_BATCHES_LOOKED_AT = 256
+
+
+class LedgerRow(NamedTuple):
+    """A row of the ledger. programs: ids; origin: 0 live, 1 backfill, 2 late; witnesses: bits as in `tables`."""
+
+    position: int
+    programs: tuple[int, ...]
+    origin: int
+    witnesses: int
+    raw: RawTransaction
+
+
+class RetractionRow(NamedTuple):
+    """A retraction. `signature` is base58."""
+
+    id: int
+    position: int
+    slot: int
+    signature: str
+    reason: str
+
+
+def head(conn: psycopg.Connection[Any]) -> int:
+    """The last position; 0 for an empty ledger."""
+    row = conn.execute("SELECT position FROM ledger.checkpoints WHERE name = 'ledger'").fetchone()
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
+def read_batch(
+    conn: psycopg.Connection[Any], after_position: int, max_rows: int = BATCH_ROWS_MAX, max_bytes: int = BATCH_BYTES_MAX
+) -> list[LedgerRow]:
+    """The rows after a position, in order of position: at most `max_rows`, and about `max_bytes` of content but at least one row.
+    Empty at the end. Retracted rows are among them: whoever follows live sees them before they are retracted."""
+    bounds = conn.execute(
+        "SELECT min(slot_min), max(slot_max), max(position_last) FROM (SELECT * FROM ledger.batches WHERE position_first >= coalesce("
+        " (SELECT max(position_first) FROM ledger.batches WHERE position_first <= %s), 0) ORDER BY position_first LIMIT %s) b",
+        (after_position + 1, _BATCHES_LOOKED_AT),
+    ).fetchone()
+    if bounds is None or bounds[0] is None or bounds[2] <= after_position:
+        return []
+    slot_min, slot_max, last = bounds
+    query = (
+        f"SELECT {_COLUMNS} FROM (SELECT t.*, sum({_BYTES}) OVER (ORDER BY t.position) - ({_BYTES}) AS bytes_before FROM"
+        " (SELECT * FROM ledger.transactions WHERE slot BETWEEN %s AND %s AND position > %s AND position <= %s ORDER BY position LIMIT %s) t) t"
+        " WHERE bytes_before < %s ORDER BY t.position"
+    )
+    upper = min(last, after_position + max_rows)
+    with conn.cursor(binary=True) as cursor:
+        cursor.execute(query.encode(), (slot_min, slot_max, after_position, upper, max_rows, max_bytes))
+        return [_row(fields) for fields in cursor.fetchall()]
+
+
+def iter_chain_order(
+    conn: psycopg.Connection[Any],
+    slot_from: int | None = None,
+    slot_to: int | None = None,
+    program: int | None = None,
+    *,
+    position_to: int | None = None,
+    batch_rows: int = BATCH_ROWS_MAX,
+) -> Iterator[LedgerRow]:
+    """Rows in chain order (slot, transaction_index), both slots inclusive, retracted rows left out. A server-side cursor in one
+    snapshot: bounded memory, and a transaction that stays open until the iterator ends."""
+    where, parameters = ["true"], []
+    for condition, value in (
+        ("t.slot >= %s", slot_from),
+        ("t.slot <= %s", slot_to),
+        ("t.programs @> ARRAY[%s]::smallint[]", program),
+        ("t.position <= %s", position_to),
+    ):
+        if value is not None:
+            where.append(condition)
+            parameters.append(value)
+    query = (
+        f"SELECT {_COLUMNS} FROM ledger.transactions t WHERE {' AND '.join(where)}"
+        " AND NOT EXISTS (SELECT FROM ledger.retractions r WHERE r.position = t.position) ORDER BY t.slot, t.transaction_index, t.position"
+    )
+    with conn.transaction(), conn.cursor("ledger_chain_order", binary=True) as cursor:
+        cursor.itersize = batch_rows
+        cursor.execute(query.encode(), parameters)
+        for fields in cursor:
+            yield _row(fields)
+
+
+def find_signature(conn: psycopg.Connection[Any], signature: str) -> list[LedgerRow]:
+    """Every row of a signature (base58), retracted ones too, in order of position. ValueError when it is not base58."""
+    with conn.cursor(binary=True) as cursor:
+        query = f"SELECT {_COLUMNS} FROM ledger.transactions t WHERE t.signature = %s ORDER BY t.position"
+        cursor.execute(query.encode(), (base58.decode(signature),))
+        return [_row(fields) for fields in cursor.fetchall()]
+
+
+def retractions_after(
+    conn: psycopg.Connection[Any], after_id: int, max_rows: int = BATCH_ROWS_MAX
+) -> list[RetractionRow]:
+    """Retractions in order of id."""
+    found = conn.execute(
+        "SELECT id, position, slot, signature, reason FROM ledger.retractions WHERE id > %s ORDER BY id LIMIT %s",
+        (after_id, max_rows),
+    ).fetchall()
+    return [
+        RetractionRow(i, position, slot, base58.encode(bytes(signature)), reason)
+        for i, position, slot, signature, reason in found
+    ]
+
+
+def checkpoints(conn: psycopg.Connection[Any]) -> dict[str, tuple[int | None, int | None]]:
+    """Position and slot of every checkpoint by name."""
+    return {
+        name: (position, slot)
+        for name, position, slot in conn.execute("SELECT name, position, slot FROM ledger.checkpoints")
+    }
+
+
+def analyze(conn: psycopg.Connection[Any]) -> None:
+    """Let the planner know the sizes; cheap, and worth it as soon as tables stop being empty."""
+    for (name,) in conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r'"
+    ).fetchall():
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier("ledger", name)))
+
+
+def _row(fields: Sequence[Any]) -> LedgerRow:
+    (
+        position,
+        programs,
+        origin,
+        witnesses,
+        slot,
+        index,
+        signature,
+        block_time,
+        err,
+        wire,
+        logs,
+        inner,
+        loaded,
+        version,
+    ) = fields
+    raw = RawTransaction(
+        slot,
+        index,
+        base58.encode(bytes(signature)),
+        block_time,
+        err,
+        bytes(wire),
+        None if logs is None else rows.decode_logs(bytes(logs)),
+        None if inner is None else rows.decode_inner(bytes(inner)),
+        rows.split_loaded(bytes(loaded)),
+        version,
+    )
+    return LedgerRow(position, tuple(programs), origin, witnesses, raw)

@@ -1,0 +1,136 @@
+"""A transaction as a row: its stored bytes, its digest, its COPY bytes; and back. Pure, and on the hot path.
+
+COPY's binary form of a row is a field count and each field as a length and bytes, big endian. Position and origin are known only when the
+row is appended, so they come first and the rest is encoded once, here.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from programs import base58
+from programs.transaction import InnerInstruction, RawTransaction
+from schema.digest import row_digest
+
+COLUMNS = (
+    "position, origin, slot, transaction_index, signature, block_time, err, wire, logs, inner_instructions, loaded, version, programs,"
+    " truncated, witnesses, digest"
+)
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER = b"\xff\xff"
+# Runtime notice that later lines are missing; a program's own line always has a prefix.
+TRUNCATION_MARK = "Log truncated"
+ADDRESS_BYTES = 32
+SIGNATURE_BYTES = 64
+
+_LEAD = struct.Struct(">hiqih")
+_HEAD = struct.Struct(">iqiii64s")
+_LENGTH = struct.Struct(">i")
+_BLOCK_TIME = struct.Struct(">iq")
+_VERSION = struct.Struct(">ih")
+_TAIL = struct.Struct(">i?ihi32s")
+_NULL = b"\xff\xff\xff\xff"
+_INT2_OID = 21
+_FIELDS = 16
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_logs = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
+_unpack_inner = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, bytes, bytes, int | None], ...]).decode
+
+
+class PreparedRow(msgspec.Struct, frozen=True, gc=False):
+    """A row ready to be appended. `encoded` is its COPY form without position and origin."""
+
+    slot: int
+    transaction_index: int
+    signature: bytes
+    programs: tuple[int, ...]
+    digest: bytes
+    encoded: bytes
+
+
+def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) -> PreparedRow:
+    """Encode a transaction for the ledger. ValueError when it has no valid signature or no program."""
+    if not programs:
+        raise ValueError(f"transaction {raw.signature} mentions no watched program")
+    signature = base58.decode(raw.signature)
+    logs = None if raw.logs is None else encode_logs(raw.logs)
+    inner = None if raw.inner is None else (b"\x90" if not raw.inner else encode_inner(raw.inner))
+    loaded = b"".join(raw.loaded)
+    err = None if raw.err is None else raw.err.encode()
+    wire = raw.wire
+    digest = row_digest(raw.slot, raw.transaction_index, signature, raw.version, err, wire, logs, inner, loaded)
+    length = _LENGTH.pack
+    encoded = b"".join(
+        (
+            _HEAD.pack(8, raw.slot, 4, raw.transaction_index, 64, signature),
+            _NULL if raw.block_time is None else _BLOCK_TIME.pack(8, raw.block_time),
+            _NULL if err is None else length(len(err)) + err,
+            length(len(wire)),
+            wire,
+            _NULL if logs is None else length(len(logs)),
+            logs or b"",
+            _NULL if inner is None else length(len(inner)),
+            inner or b"",
+            length(len(loaded)),
+            loaded,
+            _NULL if raw.version is None else _VERSION.pack(2, raw.version),
+            _smallints(programs),
+            _TAIL.pack(1, raw.logs is not None and TRUNCATION_MARK in raw.logs, 2, witnesses, 32, digest),
+        )
+    )
+    return PreparedRow(raw.slot, raw.transaction_index, signature, programs, digest, encoded)
+
+
+def lead(position: int, origin: int) -> bytes:
+    """The field count, position and origin that go before `PreparedRow.encoded`."""
+    return _LEAD.pack(_FIELDS, 8, position, 2, origin)
+
+
+def encode_logs(logs: tuple[str, ...]) -> bytes:
+    """Log lines as stored. Any line comes back exactly, U+0000 and lone surrogates included."""
+    try:
+        return _pack(logs)
+    except UnicodeEncodeError:
+        return _pack([_line(line) for line in logs])
+
+
+def decode_logs(stored: bytes) -> tuple[str, ...]:
+    """Stored log lines."""
+    return tuple(
+        [line if isinstance(line, str) else line.decode("utf-8", "surrogatepass") for line in _unpack_logs(stored)]
+    )
+
+
+def encode_inner(inner: tuple[InnerInstruction, ...]) -> bytes:
+    """Inner instructions as stored."""
+    return _pack([(i.outer, i.index, i.program_id_index, i.accounts, i.data, i.stack_height) for i in inner])
+
+
+def decode_inner(stored: bytes) -> tuple[InnerInstruction, ...]:
+    """Stored inner instructions."""
+    return tuple([InnerInstruction(*fields) for fields in _unpack_inner(stored)])
+
+
+def split_loaded(stored: bytes) -> tuple[bytes, ...]:
+    """Stored loaded addresses."""
+    return tuple([stored[at : at + ADDRESS_BYTES] for at in range(0, len(stored), ADDRESS_BYTES)])
+
+
+def _line(line: str) -> str | bytes:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return line.encode("utf-8", "surrogatepass")
+    return line
+
+
+@lru_cache(maxsize=1024)
+def _smallints(values: tuple[int, ...]) -> bytes:
+    body = struct.pack(">iiiii", 1, 0, _INT2_OID, len(values), 1) + b"".join(
+        [_VERSION.pack(2, value) for value in values]
+    )
+    return _LENGTH.pack(len(body)) + body

@@ -1,0 +1,70 @@
+"""A real PostgreSQL for every test that wants one: a database migrated once, cloned for each test.
+
+The server is the one that INDEXER_TEST_DATABASE_URL names, else a container when an engine is there, else an embedded one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from schema import db
+from schema.embedded import EmbeddedPostgres
+
+_numbers = itertools.count()
+
+
+def _container_engine() -> bool:
+    docker = shutil.which("docker")
+    return docker is not None and subprocess.run([docker, "info"], capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def database_url() -> Iterator[str]:
+    """A server on which databases may be created; the database it names is not touched."""
+    configured = os.environ.get("INDEXER_TEST_DATABASE_URL")
+    if configured:
+        yield configured
+    elif _container_engine():
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:17-alpine", driver=None) as container:
+            yield container.get_connection_url()
+    else:
+        with EmbeddedPostgres() as server:
+            yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def template(database_url: str) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = f"test_template_{os.getpid()}"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(sql.Identifier(name)))
+        db.upgrade(make_conninfo(database_url, dbname=name))
+        yield name
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def db_dsn(database_url: str, template: str) -> Iterator[str]:
+    """A fresh migrated database of this test's own."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        yield make_conninfo(database_url, dbname=name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(name="db")
+def db_fixture(db_dsn: str) -> str:
+    """The DSN of a fresh migrated database."""
+    return db_dsn

@@ -1,0 +1,236 @@
+"""Appending and reading back on a real server: positions, seals, coverage, the fence, append-only."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from hashlib import sha256
+
+import psycopg
+import pytest
+
+from programs import base58
+from schema import db as database
+from schema import lease as leases
+from schema import ledger, reads
+from schema.ledger import SealRange
+
+from tests.integration.schema.make import rows as make_rows
+
+ADDRESS, OTHER = base58.encode(bytes([7] * 32)), base58.encode(bytes([8] * 32))
+
+
+async def _writer(dsn: str, holder: str = "a", ttl_s: float = 30.0) -> tuple[psycopg.AsyncConnection, leases.Lease]:
+    conn = await database.aconnect(dsn)
+    await ledger.ensure_programs(conn, [("voting", ADDRESS, 0), ("other", OTHER, 10)])
+    lease = await leases.acquire(conn, "writer", holder, ttl_s)
+    assert lease is not None
+    return conn, lease
+
+
+async def _expire(dsn: str) -> None:
+    async with await database.aconnect(dsn) as conn:
+        await conn.execute("UPDATE ledger.leases SET expires_at = '-infinity'")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_appended_is_read_back_exactly(db: str, seed: int) -> None:
+    rng = random.Random(seed)
+    width = rng.choice((1, 7, 432_000))
+    with database.connect(db) as conn:
+        conn.execute("UPDATE ledger.settings SET value = %s WHERE key = 'partition_width_slots'", (str(width),))
+    expected = []
+
+    async def write() -> ledger.LedgerState:
+        conn, lease = await _writer(db)
+        slot = 0
+        async with conn:
+            for _ in range(6):
+                last = slot + rng.randrange(1, 9)
+                raws, prepared = make_rows(rng, range(slot, last + 1), rng.randrange(3))
+                await ledger.append_seal(conn, lease, [SealRange(1, slot, last)], prepared, tip_slot=last + 3)
+                expected.extend(raws)
+                slot = last + 1
+            return await ledger.load_state(conn)
+
+    state = asyncio.run(write())
+    assert state.last_position == len(expected)
+    assert state.programs[1].coverage == ((0, state.sealed_slot(1, 0)),)
+    with database.connect(db) as conn:
+        found: list[reads.LedgerRow] = []
+        while batch := reads.read_batch(conn, found[-1].position if found else 0, 3, 2_000):
+            found += batch
+        assert [row.position for row in found] == list(range(1, len(expected) + 1))
+        assert [row.raw for row in found] == expected
+        assert [row.raw for row in reads.iter_chain_order(conn, program=1)] == expected
+        if expected:
+            assert [row.raw for row in reads.find_signature(conn, expected[0].signature)] == expected[:1]
+
+
+def test_chain_depends_on_rows_and_not_on_where_seals_end(database_url: str, db: str) -> None:
+    _, prepared = make_rows(random.Random(1), range(0, 20), 2)
+
+    async def write(cuts: list[int]) -> bytes:
+        conn, lease = await _writer(db, holder=str(cuts))
+        async with conn, conn.transaction(force_rollback=True):
+            first = 0
+            for last in cuts:
+                rows = [row for row in prepared if first <= row.slot <= last]
+                await ledger.append_seal(conn, lease, [SealRange(1, first, last)], rows)
+                first = last + 1
+            found = (
+                await (await conn.execute("SELECT digest FROM ledger.checkpoints WHERE name = 'ingest:1'")).fetchone()
+            )[0]
+        await _expire(db)
+        return bytes(found)
+
+    value = sha256(b"community-voting-indexer/v1" + bytes([7] * 32) + bytes(8)).digest()
+    for row in prepared:
+        value = sha256(value + row.digest).digest()
+    assert asyncio.run(write([19])) == asyncio.run(write([0, 3, 4, 19])) == value
+
+
+def test_gaps_overlaps_and_strangers_are_refused_and_write_nothing(db: str) -> None:
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        _, prepared = make_rows(random.Random(2), range(10, 20), 1)
+        async with conn:
+            await ledger.append_seal(conn, lease, [SealRange(1, 10, 19)], prepared)
+            before = await ledger.load_state(conn)
+            with pytest.raises(ledger.AlreadySealed):
+                await ledger.append_seal(conn, lease, [SealRange(1, 19, 25)], [])
+            with pytest.raises(ledger.LedgerConflict, match="gap"):
+                await ledger.append_seal(conn, lease, [SealRange(1, 21, 25)], [])
+            with pytest.raises(ledger.LedgerConflict, match="come after"):
+                await ledger.append_seal(conn, lease, [SealRange(1, 0, 30)], prepared[::-1])
+            with pytest.raises(ledger.LedgerConflict, match="no sealed range"):
+                await ledger.append_seal(conn, lease, [SealRange(1, 20, 30)], prepared)
+            with pytest.raises(ledger.LedgerConflict, match="no program 9"):
+                await ledger.append_seal(conn, lease, [SealRange(9, 20, 30)], [])
+            assert await ledger.load_state(conn) == before
+            await ledger.append_seal(conn, lease, [SealRange(1, 0, 9)], [], origin=1)
+            state = await ledger.load_state(conn)
+            assert state.programs[1].coverage == ((0, 19),)
+            assert state.programs[1].sealed_slot == 19
+            assert state.programs[1].backfill_slot == 9
+
+    asyncio.run(play())
+
+
+def test_finalized_chain_is_that_of_the_corrected_ledger(db: str) -> None:
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        _, prepared = make_rows(random.Random(3), range(0, 10), 2)
+        sealed = [row for n, row in enumerate(prepared) if n != 5]
+        async with conn:
+            await ledger.append_seal(conn, lease, [SealRange(1, 0, 9)], sealed)
+            gone = (await ledger.held(conn, 1, 2, 2))[0]
+            retraction = ledger.Retraction(gone.position, gone.slot, gone.signature, "dead fork")
+            await ledger.append_finalized_seal(
+                conn, lease, [SealRange(1, 0, 9)], late=[prepared[5]], retractions=[retraction]
+            )
+            true = [row for row in prepared if row.signature != gone.signature]
+            assert [row.signature for row in await ledger.held(conn, 1, 0, 9)] == [row.signature for row in true]
+            value = sha256(b"community-voting-indexer/v1" + bytes([7] * 32) + bytes(8)).digest()
+            for row in true:
+                value = sha256(value + row.digest).digest()
+            found = await (
+                await conn.execute("SELECT digest, slot FROM ledger.checkpoints WHERE name = 'finalized:1'")
+            ).fetchone()
+            assert found == (value, 9)
+            with pytest.raises(ledger.LedgerConflict, match="begins at slot 10"):
+                await ledger.append_finalized_seal(conn, lease, [SealRange(1, 11, 12)])
+            with pytest.raises(ledger.LedgerConflict, match="not all sealed"):
+                await ledger.append_finalized_seal(conn, lease, [SealRange(1, 10, 12)])
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("inside_copy", [False, True])
+def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy: bool) -> None:
+    """The writer stops inside COPY or after its rows; another takes over and seals the same slots; the first wakes and fails."""
+
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        _, prepared = make_rows(random.Random(4), range(0, 3), 2)
+        reached, wake = asyncio.Event(), asyncio.Event()
+
+        async def paused() -> None:
+            async with conn.transaction():
+                head = await ledger._begin(conn, lease, [1])
+                if inside_copy:
+                    async with conn.cursor() as cursor, cursor.copy("COPY ledger.transactions FROM STDIN") as copy:
+                        await copy.write(b"")
+                        reached.set()
+                        await wake.wait()
+                else:
+                    appended = await ledger._append_rows(conn, lease, head, prepared, 0)
+                    reached.set()
+                    await wake.wait()
+                    await ledger._finish(conn, lease, appended)
+
+        writer = asyncio.create_task(paused())
+        await reached.wait()
+        await _expire(db)
+        async with await database.aconnect(db) as standby:
+            taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 10)
+            assert taken is not None
+            assert taken.epoch == lease.epoch + 1
+            await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 10)
+        wake.set()
+        with pytest.raises((ledger.LeaseLost, psycopg.Error)):
+            await writer
+        await conn.close()
+        async with await database.aconnect(db) as late:
+            # The same on a connection that nobody ended: the epoch alone keeps it out.
+            with pytest.raises(ledger.LeaseLost):
+                await ledger.append_seal(late, lease, [SealRange(1, 3, 4)], [])
+            with pytest.raises(leases.LeaseLost):
+                await leases.renew(late, lease, 30)
+
+    asyncio.run(play())
+    with database.connect(db) as conn:
+        assert reads.head(conn) == 6
+        assert conn.execute("SELECT count(*), count(DISTINCT signature) FROM ledger.transactions").fetchone() == (6, 6)
+
+
+def test_nobody_takes_a_lease_that_is_good(db: str) -> None:
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        async with await database.aconnect(db) as standby:
+            assert await leases.acquire(standby, "writer", "b", 30) is None
+            await leases.renew(conn, lease, 30)
+            assert await leases.acquire(standby, "writer", "b", 30) is None
+            await leases.release(conn, lease)
+            taken = await leases.acquire(standby, "writer", "b", 30)
+            assert taken is not None
+            assert taken.epoch == lease.epoch + 1
+        await conn.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET slot = 0", "DELETE FROM {}", "TRUNCATE {}"])
+@pytest.mark.parametrize("replica", [False, True])
+def test_the_owner_cannot_change_what_is_appended(db: str, statement: str, replica: bool) -> None:
+    with database.connect(db) as conn:
+        conn.execute("SELECT ledger.ensure_partitions(0, 0)")
+        conn.execute(f"SET session_replication_role = {'replica' if replica else 'origin'}")
+        tables = conn.execute(
+            "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relkind IN ('r', 'p')"
+            " AND relname ~ '^(transactions|account_updates|seals|retractions|batches|idls)'"
+        ).fetchall()
+        assert len(tables) == 10
+        for (table,) in tables:
+            change = statement.format(table)
+            if "slot = 0" in change:
+                column = "epoch" if table.endswith("batches") else "source" if table.endswith("idls") else None
+                change = (
+                    change.replace("slot = 0", f"{column} = {column}")
+                    if column
+                    else change.replace("slot = 0", "slot_first = 0")
+                    if table.endswith("seals")
+                    else change
+                )
+            with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
+                conn.execute(change)
