@@ -155,6 +155,12 @@ class Chain:
         self.machine.set_account(address, account)
         self._own(address, before, account)
 
+    def put_account(self, address: Pubkey, account: Account | None) -> None:
+        """Write an account from outside, in the working bank; a fork that dies takes the change with it."""
+        before = self.machine.account(address)
+        self.working.journal.setdefault(address, before)
+        self._place(address, account)
+
     # --- where we are ----------------------------------------------------------------------------------------------
 
     @property

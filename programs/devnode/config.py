@@ -43,7 +43,6 @@ class DevNodeConfig:
     genesis_unix_s: int | None = None
     programs: Mapping[str, Path | bytes] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
-    restore_from: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("rpc_port", "ws_port"):

@@ -37,9 +37,7 @@ _KINDS: dict[str, FaultKind] = {
     "reordered-notifications": FaultKind("the notifications of one burst are shuffled"),
     "delayed-notifications": FaultKind("a notification is sent later", {"ms": 500.0}),
     "lost-slots": FaultKind("all confirmed logs, account and program notifications of a slot are not sent"),
-    "truncated-logs": FaultKind(
-        "a log is cut as at its byte limit; stored=1 cuts the ledger's copy too", {"stored": 0.0}
-    ),
+    "truncated-logs": FaultKind("the logs of a notification are cut as at the byte limit; the stored ones are whole"),
     "closed-sockets": FaultKind("per slot: every WebSocket is closed with a close frame"),
     "dropped-sockets": FaultKind("per slot: every WebSocket is cut without a close frame"),
     "silent-sockets": FaultKind("per slot: the sockets stay open and hear nothing any more", {"slots": 25.0}),

@@ -63,10 +63,12 @@ def _outcome(result: TransactionMetadata | FailedTransactionMetadata | Simulated
     for group in meta.inner_instructions():
         rows = []
         for item in group:
+            # The stub calls it `stack_height` an instruction; the object has it as a method.
+            height = item.stack_height()  # type: ignore[attr-defined]
             compiled = item.instruction()
-            rows.append((compiled.program_id_index, list(compiled.accounts), bytes(compiled.data), item.stack_height()))
+            rows.append((compiled.program_id_index, list(compiled.accounts), bytes(compiled.data), height))
         inner.append(rows)
-    returned = meta.return_data()
+    returned = meta.return_data()  # type: ignore[attr-defined]
     data = bytes(returned.data)
     is_instruction_error = isinstance(err, dict) and "InstructionError" in err
     return Outcome(

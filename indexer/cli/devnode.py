@@ -1,0 +1,158 @@
+"""`indexer devnode`: a Solana node for development on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+_EXAMPLE = """example:
+  indexer devnode --program Voting1111… =programs/community_voting/community_voting.so --fault lost-notifications=0.1
+  indexer devnode --rpc-port 0 --ws-port 0 --json     # free ports, printed as one JSON line when ready
+"""
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = sub.add_parser(
+        "devnode",
+        help="run a development chain: the real VM behind JSON-RPC and PubSub, with faults on demand",
+        epilog=_EXAMPLE.replace("Voting1111… =", "ADDRESS="),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rpc-port", type=int, default=8899, help="HTTP port; 0: any free one (default %(default)s)")
+    parser.add_argument(
+        "--ws-port", type=int, default=8900, help="WebSocket port; 0: any free one (default %(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument(
+        "--slot-ms",
+        type=float,
+        default=400.0,
+        help="length of a slot; 0: slots pass by devnode_advanceSlot only (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the genesis and of all faults (default %(default)s)"
+    )
+    parser.add_argument(
+        "--program", action="append", default=[], metavar="ADDRESS=FILE.so", help="load a program; repeatable"
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=RATE[,key=number]",
+        help="switch a fault on; repeatable; NAME=help lists them",
+    )
+    parser.add_argument(
+        "--ledger-limit", type=int, default=100_000, metavar="SLOTS", help="blocks to keep (default %(default)s)"
+    )
+    parser.add_argument(
+        "--ledger-transactions",
+        type=int,
+        default=250_000,
+        metavar="N",
+        help="transactions to keep (default %(default)s)",
+    )
+    parser.add_argument(
+        "--log-bytes-limit",
+        type=int,
+        default=10_000,
+        help="bytes of a transaction's log; 0: no limit (default %(default)s)",
+    )
+    parser.add_argument(
+        "--confirmed-lag",
+        type=int,
+        default=0,
+        metavar="SLOTS",
+        help="confirmed behind the newest block (default %(default)s)",
+    )
+    parser.add_argument(
+        "--finalized-lag",
+        type=int,
+        default=31,
+        metavar="SLOTS",
+        help="finalized behind the newest block (default %(default)s)",
+    )
+    parser.add_argument(
+        "--ws-queue-items",
+        type=int,
+        default=1_000,
+        help="notifications in a burst after which a client is dropped (default %(default)s)",
+    )
+    parser.add_argument("--block-subscription", action="store_true", help="allow blockSubscribe")
+    parser.add_argument(
+        "--no-transaction-index", action="store_true", help="leave transactionIndex out, as nodes before 4.0 do"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON line when ready")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT; exit code 0."""
+    import asyncio
+    import json
+    import signal
+    from pathlib import Path
+
+    from solders.pubkey import Pubkey
+
+    from programs.devnode import DevNode, DevNodeConfig
+    from programs.devnode.faults import KINDS, parse_fault
+    from programs.errors import UserError
+
+    if any(text.endswith("=help") or text == "help" for text in args.fault):
+        for name, kind in sorted(KINDS.items()):
+            print(f"{name:24} {kind.summary}" + "".join(f" [{key}={value:g}]" for key, value in kind.params.items()))
+        return 0
+    programs: dict[str, Path | bytes] = {}
+    for text in args.program:
+        address, equals, file = text.partition("=")
+        path = Path(file)
+        if not equals or not path.is_file():
+            raise UserError(f"--program {text!r}: give ADDRESS=FILE.so with a file that exists")
+        try:
+            programs[str(Pubkey.from_string(address))] = path
+        except ValueError:
+            raise UserError(f"--program {text!r}: {address!r} is not an address (32 bytes in base58)") from None
+        if path.read_bytes()[:4] != b"\x7fELF":
+            raise UserError(f"--program {text!r}: {file} is not an ELF file; give the built .so of the program")
+    config = DevNodeConfig(
+        rpc_port=args.rpc_port,
+        ws_port=args.ws_port,
+        host=args.host,
+        slot_ms=args.slot_ms,
+        seed=args.seed,
+        confirmed_lag_slots=args.confirmed_lag,
+        finalized_lag_slots=args.finalized_lag,
+        ledger_slots_max=args.ledger_limit,
+        ledger_transactions_max=args.ledger_transactions,
+        log_bytes_max=args.log_bytes_limit or None,
+        ws_queue_items_max=args.ws_queue_items,
+        block_subscription=args.block_subscription,
+        transaction_index=not args.no_transaction_index,
+        programs=programs,
+        faults=dict(parse_fault(text) for text in args.fault),
+    )
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with DevNode(config) as node:
+            if args.json:
+                ready = {
+                    "rpc_url": node.rpc_url,
+                    "ws_url": node.ws_url,
+                    "genesis_hash": node.chain.genesis_hash,
+                    "seed": config.seed,
+                }
+                print(json.dumps(ready), flush=True)
+            else:
+                print(
+                    f"JSON-RPC {node.rpc_url}\nPubSub   {node.ws_url}\nslot every {config.slot_ms:g} ms; Ctrl-C ends it",
+                    flush=True,
+                )
+            await stop.wait()
+
+    asyncio.run(serve())
+    return 0

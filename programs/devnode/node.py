@@ -1,0 +1,249 @@
+"""The development node: the chain, its edges, its clock and its control methods, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import time
+from types import TracebackType
+from typing import Any
+
+from solders.account import Account
+
+from programs.devnode.chain import Chain
+from programs.devnode.config import DevNodeConfig
+from programs.devnode.errors import RpcError, invalid_params
+from programs.devnode.faults import FaultEngine
+from programs.devnode.http import HttpConnection
+from programs.devnode.ledger import Bank
+from programs.devnode.pubsub import PubSub
+from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at, unsigned
+from programs.devnode.sockets import SocketEdge
+from programs.errors import UserError
+
+# What block times move by when no clock runs.
+_MANUAL_SLOT_MS = 400.0
+_ADVANCE_MAX = 100_000
+
+
+class DevNode:
+    """A node in this process: `async with DevNode(DevNodeConfig(...)) as node`. With `slot_ms` 0 slots pass by `advance` only."""
+
+    def __init__(self, config: DevNodeConfig | None = None) -> None:
+        self.config = config or DevNodeConfig()
+        self.faults = FaultEngine(self.config.seed)
+        for name, value in self.config.faults.items():
+            self.faults.set_text(name, value)
+        self._genesis_unix_s = self.config.genesis_unix_s
+        self.chain = Chain(self.config, self._unix_s(0))
+        self.rpc = RpcService(self.chain, self.faults)
+        self.pubsub = PubSub(self.chain, self.rpc, self.faults)
+        self.sockets = SocketEdge(self.pubsub, self.config.ws_queue_items_max)
+        self._http_connections: set[HttpConnection] = set()
+        self._http: asyncio.Server | None = None
+        self._clock: asyncio.Task[None] | None = None
+        self._confirm_timer: asyncio.TimerHandle | None = None
+        self._deaf_until_slot = 0
+        self.rpc_url = ""
+        self.ws_url = ""
+        self._add_control()
+
+    async def __aenter__(self) -> DevNode:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen, and start the clock. UserError when a port is taken."""
+        loop = asyncio.get_running_loop()
+        config = self.config
+        try:
+            self._http = await loop.create_server(
+                lambda: HttpConnection(self.rpc.answer, self.faults, self._http_connections),
+                config.host,
+                config.rpc_port,
+            )
+        except OSError as error:
+            raise self._taken("rpc-port", config.rpc_port, error) from None
+        try:
+            ws_port = await self.sockets.start(config.host, config.ws_port)
+        except OSError as error:
+            self._http.close()
+            raise self._taken("ws-port", config.ws_port, error) from None
+        rpc_port = self._http.sockets[0].getsockname()[1]
+        self.rpc_url = f"http://{config.host}:{rpc_port}"
+        self.ws_url = f"ws://{config.host}:{ws_port}"
+        if config.slot_ms > 0:
+            self._clock = asyncio.create_task(self._run_clock(), name="devnode clock")
+
+    def _taken(self, option: str, port: int, error: OSError) -> UserError:
+        remedy = "give another, or 0 for any free one"
+        return UserError(
+            f"{option} {port} on {self.config.host} cannot be listened on ({error.strerror or error}): {remedy}"
+        )
+
+    async def stop(self) -> None:
+        """Stop the clock and cut every connection."""
+        if self._clock is not None:
+            self._clock.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._clock
+        if self._confirm_timer is not None:
+            self._confirm_timer.cancel()
+        for connection in list(self._http_connections):
+            connection.abort()
+        if self._http is not None:
+            self._http.close()
+        await self.sockets.stop()
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def _unix_s(self, slot: int) -> int:
+        if self._genesis_unix_s is None:
+            now = int(time.time())
+        else:
+            now = self._genesis_unix_s + int(slot * (self.config.slot_ms or _MANUAL_SLOT_MS) / 1_000)
+        spread = self.faults.rate("clock-skew")
+        if spread:
+            self.faults.counts["clock-skew"] += 1
+            now += int(self.faults.dice("clock-skew").uniform(-spread, spread))
+        return now
+
+    async def _run_clock(self) -> None:
+        loop = asyncio.get_running_loop()
+        slot_s = self.config.slot_ms / 1_000
+        due = loop.time() + slot_s
+        while True:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            # A node that was held up does not hurry to catch up: its slots were late, that is all.
+            due = max(due + slot_s, loop.time())
+            self._tick(delay_confirm=0 < self.config.confirm_delay_ms < self.config.slot_ms)
+
+    def _tick(self, *, delay_confirm: bool, skip: int = 0) -> Bank:
+        faults = self.faults
+        if faults.strikes("skipped-slots"):
+            skip += max(1, int(faults.param("skipped-slots", "slots")))
+        slot = self.chain.working.slot
+        self._finish_confirm()
+        bank = self.chain.finish_slot(self._unix_s(slot + 1 + skip), skip=skip, confirm=not delay_confirm)
+        self._publish()
+        if delay_confirm:
+            delay_s = self.config.confirm_delay_ms / 1_000
+            self._confirm_timer = asyncio.get_running_loop().call_later(delay_s, self._finish_confirm)
+        if faults.strikes("forks"):
+            self.fork(int(faults.param("forks", "depth")), reland=bool(faults.param("forks", "reland")))
+        if faults.strikes("pruned-history"):
+            self.chain.prune_below(self.chain.tip.slot - int(faults.param("pruned-history", "slots")))
+        self._socket_faults(bank.slot)
+        return bank
+
+    def _finish_confirm(self) -> None:
+        timer, self._confirm_timer = self._confirm_timer, None
+        if timer is not None:
+            timer.cancel()
+            self.chain.confirm()
+            self._publish()
+
+    def _socket_faults(self, slot: int) -> None:
+        faults, sockets = self.faults, self.sockets
+        if self._deaf_until_slot and slot >= self._deaf_until_slot:
+            self._deaf_until_slot = 0
+            sockets.hear_again()
+        if not sockets.clients:
+            return
+        if faults.strikes("closed-sockets"):
+            sockets.close_all()
+        if faults.strikes("dropped-sockets"):
+            sockets.drop_all()
+        if not self._deaf_until_slot and faults.strikes("silent-sockets"):
+            self._deaf_until_slot = slot + int(faults.param("silent-sockets", "slots"))
+            sockets.deafen_all()
+
+    def _publish(self) -> None:
+        happenings = self.chain.happenings
+        self.sockets.deliver(self.pubsub.deliveries(list(happenings)))
+        happenings.clear()
+
+    async def advance(self, slots: int = 1, *, skip: int = 0) -> int:
+        """Finish this many slots now (`skip` slots without a block follow the last); returns the newest block's slot."""
+        for index in range(slots):
+            self._tick(delay_confirm=False, skip=skip if index == slots - 1 else 0)
+            await asyncio.sleep(0)
+        return self.chain.tip.slot
+
+    def fork(self, depth: int, *, reland: bool = False) -> tuple[Bank, ...]:
+        """Let the newest blocks die; see `Chain.fork`."""
+        dead = self.chain.fork(depth, self._unix_s(self.chain.working.slot + 1), reland=reland)
+        self._publish()
+        return dead
+
+    # --- control ---------------------------------------------------------------------------------------------------
+
+    def _add_control(self) -> None:
+        self.rpc.extra.update(
+            devnode_setFault=self._control_set_fault,
+            devnode_clearFaults=self._control_clear_faults,
+            devnode_faults=lambda ctx, params: self.faults.settings(),
+            devnode_faultCounts=lambda ctx, params: dict(sorted(self.faults.counts.items())),
+            devnode_hideSignature=self._control_hide,
+            devnode_advanceSlot=self._control_advance,
+            devnode_fork=self._control_fork,
+            devnode_setAccount=self._control_set_account,
+            devnode_dropSockets=self._control_drop_sockets,
+        )
+
+    def _control_set_fault(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        need(params, 2)
+        try:
+            self.faults.set(text_at(params, 0), params[1], **options_at(params, 2))
+        except UserError as error:
+            raise invalid_params(str(error)) from None
+        return self.faults.settings()
+
+    def _control_clear_faults(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        self.faults.clear()
+        return {}
+
+    def _control_hide(self, ctx: Context, params: list[Any]) -> bool:
+        need(params)
+        self.faults.hide(text_at(params, 0))
+        return True
+
+    def _control_drop_sockets(self, ctx: Context, params: list[Any]) -> int:
+        clients = self.sockets.clients
+        self.sockets.drop_all()
+        return clients
+
+    def _control_advance(self, ctx: Context, params: list[Any]) -> int:
+        slots = unsigned(params[0]) if params else 1
+        skip = unsigned(params[1]) if len(params) > 1 else 0
+        if not 0 < slots <= _ADVANCE_MAX or skip > _ADVANCE_MAX:
+            raise invalid_params(f"slots must be 1 to {_ADVANCE_MAX}, and skip at most {_ADVANCE_MAX}")
+        for index in range(slots):
+            self._tick(delay_confirm=False, skip=skip if index == slots - 1 else 0)
+        return self.chain.tip.slot
+
+    def _control_fork(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        depth = unsigned(params[0]) if params else 1
+        dead = self.fork(depth, reland=bool(options_at(params, 1).get("reland")))
+        return {"dead": sorted(bank.slot for bank in dead), "slot": self.chain.working.slot}
+
+    def _control_set_account(self, ctx: Context, params: list[Any]) -> bool:
+        need(params, 2)
+        address, fields = address_of(text_at(params, 0)), options_at(params, 1)
+        try:
+            data = base64.b64decode(fields.get("data", ""), validate=True)
+            lamports = unsigned(fields.get("lamports", 0))
+            owner = address_of(fields.get("owner", "1" * 32))
+        except (TypeError, ValueError, binascii.Error):
+            raise RpcError(-32602, "data must be base64 text, owner an address") from None
+        self.chain.put_account(address, Account(lamports, data, owner, bool(fields.get("executable"))))
+        return True
