@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from schema.lease import Lease, LeaseLost
 
 from indexer import metrics
 from indexer.accounts import AccountSampler
@@ -32,7 +31,7 @@ from indexer.core.sealer import Sealer, SealPolicy
 from indexer.core.watchdog import Watchdog
 from indexer.edges.driver import Driver
 from indexer.edges.httpd import HttpServer
-from indexer.edges.ledger import PostgresLedger, TipClock
+from indexer.edges.ledger import LedgerMoved, PostgresLedger, TipClock
 from indexer.edges.parse import Watched
 from indexer.edges.rpc import RpcClient, RpcPolicy
 from indexer.edges.socket import Listeners, SocketEdge
@@ -42,6 +41,8 @@ from indexer.startup import Prepared, prepare
 from schema import lease as leases
 from schema import ledger as ledger_api
 from schema.db import aconnect
+from schema.errors import LeaseLost
+from schema.lease import Lease
 
 WRITER = "writer"
 # A burst of notifications of one slot arrives within milliseconds: waiting for it tells a big slot from a small one.
@@ -173,6 +174,8 @@ class Daemon:
             except LeaseLost as lost:
                 metrics.LEASE_LOST.inc()
                 log.error("lease_lost", error=str(lost))
+            except LedgerMoved as moved:
+                log.warning("ledger_moved", error=str(moved))
             except (psycopg.Error, OSError) as error:
                 # The database went away between two terms; the next one begins when it is back.
                 log.seldom(5.0, "error", "database_down", error=_line(error))
@@ -284,7 +287,7 @@ class Daemon:
             try:
                 await work()
                 return
-            except (asyncio.CancelledError, LeaseLost):
+            except (asyncio.CancelledError, LeaseLost, LedgerMoved):
                 raise
             except Exception as error:
                 self.state.failed_tasks[name] = _line(error)

@@ -53,11 +53,11 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     return Prepared(ids, specs)
 
 
-async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Any]:
+async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, bytes]:
     """The IDL of each program by name, from the package, a file or the chain; checks on the node that each address holds a program."""
     watched = Watched(tuple(Address(p.address) for p in settings.watched))
     policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
-    found: dict[str, Any] = {}
+    found: dict[str, bytes] = {}
     async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
         for program in settings.watched:
             if node:
@@ -90,8 +90,9 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
         )
 
 
-async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Any:
-    from programs import chain_idl
+async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> bytes:
+    """The IDL's JSON text, checked to be one that serves something."""
+    from programs.chain_idl import ChainIdlError
     from programs.idl import IdlError, load_idl
 
     field = f"programs.{program.name}.idl"
@@ -99,24 +100,32 @@ async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Any:
         if program.idl == BUILTIN_IDL:
             from programs.community_voting import artifact
 
-            return load_idl(artifact.load_idl_json())
-        if program.idl == "chain":
-
-            async def account(address: str) -> bytes | None:
-                data = await rpc.get_account(address)
-                if isinstance(data, Failure):
-                    raise UserError(f"{field} = 'chain': {data.message}", EXIT_UNREACHABLE)
-                return data
-
-            fetched = await chain_idl.fetch(program.address, account)
-            if fetched is None:
-                raise UserError(
-                    f"{field} = 'chain': {program.address} has published no IDL; give a path to its IDL instead"
-                )
-            return load_idl(fetched.document)
-        return load_idl(_read(program.idl, field))
+            document = artifact.IDL_PATH.read_bytes()
+        elif program.idl == "chain":
+            document = await _from_chain(rpc, program, field)
+        else:
+            document = _read(program.idl, field)
+        load_idl(document)
+        return document
+    except ChainIdlError as error:
+        raise UserError(f"{field} = 'chain': {error}; give a path to the program's IDL instead") from None
     except IdlError as error:
         raise UserError(f"{field} = {program.idl!r}: {error}; indexer idl check {program.idl} says more") from None
+
+
+async def _from_chain(rpc: RpcClient, program: ProgramSetting, field: str) -> bytes:
+    from programs import base58, chain_idl
+
+    async def account(address: str) -> bytes | None:
+        data = await rpc.get_account(address)
+        if isinstance(data, Failure):
+            raise UserError(f"{field} = 'chain': {data.message}", EXIT_UNREACHABLE)
+        return data
+
+    fetched = await chain_idl.fetch(base58.address_bytes(program.address), account)
+    if fetched is None:
+        raise UserError(f"{field} = 'chain': {program.address} has published no IDL; give a path to its IDL instead")
+    return fetched.document
 
 
 def _read(idl: str, field: str) -> bytes:

@@ -452,7 +452,8 @@ class Sealer:
             return None
         if raw.transaction_index != entry.transaction_index:
             raw = replace(raw, transaction_index=entry.transaction_index)
-        programs = content.programs | frozenset(chunk.mentioned_by[entry.signature])
+        programs = frozenset(a for a in content.programs if self._cursors.get(a, raw.slot) < raw.slot)
+        programs |= chunk.mentioned_by[entry.signature]
         return Row(raw, programs, SAW_LIST | SAW_TRANSACTION | self._socket_bit(entry.slot, entry.signature))
 
     def _from_block(self, slot: Slot, chunk: _Chunk) -> list[Row]:

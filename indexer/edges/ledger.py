@@ -12,10 +12,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
-from schema.lease import Lease
 
 from indexer import metrics
 from indexer.core.protocol import Address, Correction, Failure, Held, ReadLedger, SealPlan, Slot
@@ -24,8 +23,13 @@ from indexer.log import log
 from programs import base58
 from schema import ledger
 from schema.db import aconnect
+from schema.errors import LeaseLost, LedgerError
+from schema.lease import Lease
 
-T = TypeVar("T")
+
+class LedgerMoved(Exception):
+    """The ledger is further than this writer believed, as after a commit whose answer was lost. Begin anew from what it says."""
+
 
 ORIGIN_LIVE, ORIGIN_BACKFILL, ORIGIN_LATE = 0, 1, 2
 TIMES_KEPT_MAX = 4096
@@ -200,6 +204,12 @@ class PostgresLedger:
                 if self._connection is None or self._connection.closed:
                     self._connection = await aconnect(self._dsn)
                 await work(self._connection)
+            except LeaseLost:
+                await self._drop()
+                raise
+            except LedgerError as error:
+                await self._drop()
+                raise LedgerMoved(str(error)) from error
             except (psycopg.Error, OSError) as error:
                 metrics.DATABASE_FAILURES.inc()
                 text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -1,0 +1,32 @@
+"""`indexer backfill`: seal old slots."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    from indexer.cli.slots import add_range
+
+    parser = sub.add_parser(
+        "backfill",
+        help="seal old slots",
+        description="Seal slots before the ledger's first seal. Can be interrupted and run again.",
+        epilog="example: indexer backfill --from-slot 250000000",
+    )
+    add_range(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was done."""
+    from indexer.cli.slots import emit, over_range
+    from indexer.history import backfill
+
+    result = over_range("backfill", args, backfill)
+    emit(
+        args, asdict(result), f"sealed slots {result.slot_first:,}..{result.slot_last:,}: {result.rows:,} transactions"
+    )
+    return 0

@@ -1,0 +1,64 @@
+"""`indexer status`: where everything stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = sub.add_parser(
+        "status",
+        help="where everything stands",
+        description="Sealed, projected and tip slots of each program, the ledger, dead letters and the writer. Exit code 1 when something is wrong.",
+        epilog="example: indexer status --json",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status; 0 all well, 1 something is wrong."""
+    from indexer.settings import load
+    from indexer.status import collect, problems
+
+    settings = load(args.config)
+    document = collect(settings.need_database())
+    wrong = problems(document, settings.ready_lag_slots)
+    if args.json:
+        print(json.dumps({**document, "problems": wrong}, default=str))
+    else:
+        show(document, wrong)
+    return 1 if wrong else 0
+
+
+def show(document: dict[str, Any], wrong: list[str]) -> None:
+    """For a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="programs", title_justify="left")
+    columns = ("program", "sealed_slot", "projected_slot", "tip_slot", "finalized_slot", "lag_slots", "lag_seconds")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column == "program" else "right")
+    for row in document["programs"]:
+        table.add_row(
+            *["–" if row[c] is None else f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns]
+        )
+    console.print(table)
+    ledger = document["ledger"]
+    console.print(
+        f"ledger: {ledger['position']:,} transactions, {ledger['seals']:,} seals, {ledger['late_rows']:,} late, "
+        f"{ledger['retractions']:,} retracted"
+    )
+    writer = document["writer"]
+    console.print(
+        "writer: none"
+        if writer is None
+        else f"writer: {writer['holder']} (epoch {writer['epoch']}, {'alive' if writer['alive'] else 'gone'})"
+    )
+    for line in wrong:
+        console.print(f"[yellow]wrong:[/yellow] {line}")
