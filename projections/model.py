@@ -246,7 +246,7 @@ class TableRows:
 
 def _empty(column: sa.Column[Any]) -> Any:
     default = column.default
-    return default.arg if isinstance(default, sa.ColumnDefault) and default.is_scalar else None  # type: ignore[attr-defined]
+    return default.arg if isinstance(default, sa.ColumnDefault) and default.is_scalar else None
 
 
 class Rows:

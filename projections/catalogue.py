@@ -1,0 +1,184 @@
+"""The database's own record of the projections: what is installed, in which generation of tables, how far it has come.
+
+The row of a projection is its lock: whoever changes its tables holds it FOR UPDATE and finds in it the position that the tables
+show. A writer whose idea of that position is old changes nothing, so two daemons cannot apply an event twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from programs import base58
+from projections.fold import Parked
+from projections.store import query, quoted
+
+Conn = psycopg.Connection[Any]
+EVENTS = "events"
+
+_TABLES = """
+CREATE SCHEMA IF NOT EXISTS projections;
+CREATE TABLE IF NOT EXISTS projections.generations (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, state text NOT NULL, version text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE IF NOT EXISTS projections.installed (
+    name text PRIMARY KEY, version text NOT NULL, generation bigint NOT NULL, position bigint NOT NULL DEFAULT 0,
+    slot bigint NOT NULL DEFAULT -1, transaction_index int NOT NULL DEFAULT -1, retraction_id bigint NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS projections.views (
+    schema text NOT NULL, name text NOT NULL, definition text NOT NULL, PRIMARY KEY (schema, name));
+CREATE TABLE IF NOT EXISTS projections.accounts (
+    address text PRIMARY KEY, program text NOT NULL, program_id smallint NOT NULL, slot bigint NOT NULL, name text, data jsonb,
+    lamports numeric(20) NOT NULL, owner text NOT NULL, closed boolean NOT NULL, error text, created_slot bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS accounts_by_name ON projections.accounts (program, name, address);
+CREATE TABLE IF NOT EXISTS projections.account_cursor (only boolean PRIMARY KEY DEFAULT true CHECK (only), id bigint NOT NULL);
+INSERT INTO projections.account_cursor (id) VALUES (0) ON CONFLICT DO NOTHING;
+"""
+_DECODED = """
+CREATE TABLE {0}.decoded (
+    position bigint NOT NULL, slot bigint NOT NULL, transaction_index int NOT NULL, event_index int NOT NULL,
+    signature text NOT NULL, block_time timestamptz, program text NOT NULL, name text NOT NULL, data jsonb NOT NULL,
+    retracted boolean NOT NULL DEFAULT false, PRIMARY KEY (position, event_index));
+CREATE INDEX decoded_by_name ON {0}.decoded (program, name, position, event_index);
+CREATE INDEX decoded_by_slot ON {0}.decoded (slot, transaction_index, event_index);
+CREATE INDEX decoded_by_signature ON {0}.decoded (signature);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a projection's tables have come. `slot` and `transaction_index`: the last place in chain order that they hold."""
+
+    name: str
+    version: str
+    generation: int
+    position: int
+    slot: int
+    transaction_index: int
+    retraction_id: int
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are."""
+        return schema_of(self.generation)
+
+
+def schema_of(generation: int) -> str:
+    """The schema of a generation of tables."""
+    return f"projection_{generation}"
+
+
+def ensure_tables(conn: Conn) -> None:
+    """Make the record's own tables; once is enough, again does no harm."""
+    conn.execute(query(_TABLES))
+
+
+def create_decoded(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
+    """The table of decoded events, with an index for each field by which scopes are folded anew."""
+    conn.execute(query(f"CREATE SCHEMA {quoted(schema)}"))
+    conn.execute(query(_DECODED.replace("{0}", quoted(schema))))
+    ensure_scope_indexes(conn, schema, scopes)
+
+
+def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
+    """An index for each scope field."""
+    for scope in scopes:
+        statement = "CREATE INDEX IF NOT EXISTS {} ON {}.decoded ((data ->> {}), slot, transaction_index, event_index)"
+        name = sql.Identifier(f"decoded_by_{scope}"[:60])
+        conn.execute(sql.SQL(statement).format(name, sql.Identifier(schema), sql.Literal(scope)))
+
+
+def new_generation(conn: Conn, name: str, version: str, state: str) -> int:
+    """A number for a new set of tables."""
+    row = conn.execute(
+        "INSERT INTO projections.generations (name, state, version) VALUES (%s, %s, %s) RETURNING id",
+        (name, state, version),
+    ).fetchone()
+    assert row is not None, "INSERT … RETURNING gives a row"
+    return int(row[0])
+
+
+def drop_generation(conn: Conn, generation: int) -> None:
+    """Remove a set of tables and its record."""
+    conn.execute(query(f"DROP SCHEMA IF EXISTS {quoted(schema_of(generation))} CASCADE"))
+    conn.execute("DELETE FROM projections.generations WHERE id = %s", (generation,))
+
+
+_STATE = "SELECT name, version, generation, position, slot, transaction_index, retraction_id FROM projections.installed"
+
+
+def states(conn: Conn) -> dict[str, State]:
+    """Everything that is installed."""
+    return {row[0]: State(*row) for row in conn.execute(_STATE)}
+
+
+def lock(conn: Conn, name: str) -> State | None:
+    """The state, held until the transaction ends. None when the projection is not installed."""
+    row = conn.execute(_STATE + " WHERE name = %s FOR UPDATE", (name,)).fetchone()
+    return None if row is None else State(*row)
+
+
+def save(conn: Conn, state: State) -> None:
+    """Store the state and the checkpoint that readers of the ledger's records see, in the caller's transaction."""
+    conn.execute(
+        "INSERT INTO projections.installed (name, version, generation, position, slot, transaction_index, retraction_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
+        " generation = excluded.generation, position = excluded.position, slot = excluded.slot,"
+        " transaction_index = excluded.transaction_index, retraction_id = excluded.retraction_id",
+        (
+            state.name,
+            state.version,
+            state.generation,
+            state.position,
+            state.slot,
+            state.transaction_index,
+            state.retraction_id,
+        ),
+    )
+    conn.execute(
+        "INSERT INTO ledger.checkpoints (name, position, slot, transaction_index, slot_time) VALUES"
+        " ('projection:' || %s, %s, %s, %s, (SELECT to_timestamp(max(block_time)) FROM ledger.transactions WHERE slot = %s AND"
+        " position = %s)) ON CONFLICT (name) DO UPDATE SET position = excluded.position, slot = excluded.slot,"
+        " transaction_index = excluded.transaction_index, slot_time = coalesce(excluded.slot_time, checkpoints.slot_time),"
+        " updated_at = clock_timestamp()",
+        (state.name, state.position, max(state.slot, 0), max(state.transaction_index, 0), state.slot, state.position),
+    )
+
+
+def park(conn: Conn, name: str, program_id: int, parked: Sequence[Parked]) -> None:
+    """Store dead letters; one that is there and open already gets today's reason."""
+    for letter in parked:
+        where = (name, letter.position, letter.event_index)
+        done = conn.execute(
+            "UPDATE ledger.dead_letters SET reason = %s, error = %s WHERE projection = %s AND position = %s AND event_index = %s"
+            " AND resolved_at IS NULL",
+            (letter.reason, letter.error, *where),
+        )
+        if done.rowcount == 0:
+            conn.execute(
+                "INSERT INTO ledger.dead_letters (projection, program, position, slot, signature, event_index, event_name, scope,"
+                " reason, error, raw) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (name, program_id, letter.position, letter.slot, base58.decode(letter.signature), letter.event_index,
+                 letter.event_name, letter.scope, letter.reason, letter.error, letter.raw or None),
+            )  # fmt: skip
+
+
+def parked_scopes(conn: Conn, name: str) -> set[str]:
+    """The scopes that stand still."""
+    found = conn.execute(
+        "SELECT DISTINCT scope FROM ledger.dead_letters WHERE projection = %s AND resolved_at IS NULL AND scope <> ''",
+        (name,),
+    )
+    return {row[0] for row in found}
+
+
+def discarded(conn: Conn, name: str) -> frozenset[tuple[int, int]]:
+    """The events that an operator decided to leave out, by position and event index."""
+    found = conn.execute(
+        "SELECT position, event_index FROM ledger.dead_letters WHERE projection = %s AND resolution = 'discarded'",
+        (name,),
+    )
+    return frozenset((row[0], row[1]) for row in found)
