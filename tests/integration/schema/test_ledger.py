@@ -14,7 +14,6 @@ from schema import db as database
 from schema import lease as leases
 from schema import ledger, reads
 from schema.ledger import SealRange
-
 from tests.integration.schema.make import rows as make_rows
 
 ADDRESS, OTHER = base58.encode(bytes([7] * 32)), base58.encode(bytes([8] * 32))
@@ -68,7 +67,7 @@ def test_what_is_appended_is_read_back_exactly(db: str, seed: int) -> None:
 
 
 def test_chain_depends_on_rows_and_not_on_where_seals_end(database_url: str, db: str) -> None:
-    _, prepared = make_rows(random.Random(1), range(0, 20), 2)
+    _, prepared = make_rows(random.Random(1), range(20), 2)
 
     async def write(cuts: list[int]) -> bytes:
         conn, lease = await _writer(db, holder=str(cuts))
@@ -120,7 +119,7 @@ def test_gaps_overlaps_and_strangers_are_refused_and_write_nothing(db: str) -> N
 def test_finalized_chain_is_that_of_the_corrected_ledger(db: str) -> None:
     async def play() -> None:
         conn, lease = await _writer(db)
-        _, prepared = make_rows(random.Random(3), range(0, 10), 2)
+        _, prepared = make_rows(random.Random(3), range(10), 2)
         sealed = [row for n, row in enumerate(prepared) if n != 5]
         async with conn:
             await ledger.append_seal(conn, lease, [SealRange(1, 0, 9)], sealed)
@@ -152,7 +151,7 @@ def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy:
 
     async def play() -> None:
         conn, lease = await _writer(db)
-        _, prepared = make_rows(random.Random(4), range(0, 3), 2)
+        _, prepared = make_rows(random.Random(4), range(3), 2)
         reached, wake = asyncio.Event(), asyncio.Event()
 
         async def paused() -> None:

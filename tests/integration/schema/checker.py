@@ -1,0 +1,90 @@
+"""An independent checker of the ledger's digests: it imports nothing of the product and follows the documentation of the bytes alone.
+
+Run on a database: python checker.py DSN. It prints what differs, and its exit code is 1 then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import psycopg
+
+ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def address(text: str) -> bytes:
+    number = 0
+    for char in text:
+        number = number * 58 + ALPHABET.index(char)
+    return number.to_bytes(32, "big")
+
+
+def uint(value: int, size: int) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+def field(value: bytes | None) -> bytes:
+    return b"\xff" * 4 if value is None else uint(len(value), 4) + value
+
+
+def row_digest(row: tuple) -> bytes:
+    slot, index, signature, version, err, wire, logs, inner, loaded = row
+    head = (
+        uint(slot, 8)
+        + uint(index, 4)
+        + signature
+        + (-1 if version is None else version).to_bytes(2, "little", signed=True)
+    )
+    rest = (None if err is None else err.encode(), wire, logs, inner, loaded)
+    return hashlib.sha256(head + b"".join(field(value) for value in rest)).digest()
+
+
+def finalized_chain(conn: psycopg.Connection, program: int) -> list[tuple[int, bytes]]:
+    """(slot, chain value) at the end of every finalized seal, from the rows alone."""
+    text, start = conn.execute("SELECT address, start_slot FROM ledger.programs WHERE id = %s", (program,)).fetchone()
+    value = hashlib.sha256(b"community-voting-indexer/v1" + address(text) + uint(start, 8)).digest()
+    rows = conn.execute(
+        "SELECT slot, transaction_index, signature, version, err, wire, logs, inner_instructions, loaded FROM ledger.transactions"
+        " WHERE %s = ANY(programs) AND position NOT IN (SELECT position FROM ledger.retractions) ORDER BY slot, transaction_index, position",
+        (program,),
+    ).fetchall()
+    ends, found = (
+        [
+            s
+            for (s,) in conn.execute(
+                "SELECT slot_last FROM ledger.seals WHERE program = %s AND commitment = 'finalized' ORDER BY slot_last",
+                (program,),
+            )
+        ],
+        [],
+    )
+    at = 0
+    for end in ends:
+        while at < len(rows) and rows[at][0] <= end:
+            value = hashlib.sha256(value + row_digest(rows[at])).digest()
+            at += 1
+        found.append((end, value))
+    return found
+
+
+def differences(dsn: str) -> list[str]:
+    found = []
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for (program,) in conn.execute("SELECT id FROM ledger.programs").fetchall():
+            for slot, value in finalized_chain(conn, program):
+                stored = conn.execute(
+                    "SELECT digest FROM ledger.seals WHERE program = %s AND commitment = 'finalized' AND slot_last = %s",
+                    (program, slot),
+                ).fetchone()
+                if stored[0] != value:
+                    found.append(
+                        f"program {program}, slot {slot}: the seal says {stored[0].hex()}, the rows {value.hex()}"
+                    )
+    return found
+
+
+if __name__ == "__main__":
+    wrong = differences(sys.argv[1])
+    print("\n".join(wrong) or "equal")
+    sys.exit(1 if wrong else 0)
