@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from psycopg import conninfo
+from psycopg import conninfo, sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -31,6 +31,8 @@ _CONFIGURATION_WORDS = (
     "no password supplied",
     "no pg_hba.conf entry",
     "permission denied for database",
+    "invalid integer value",
+    "invalid connection option",
 )
 
 
@@ -100,6 +102,16 @@ def downgrade(dsn: str, revision: str = "base") -> None:
         ).fetchone()
         if _current(conn) is None and left is not None and left[0] <= 1:
             conn.execute("DROP TABLE IF EXISTS ledger.schema_version; DROP SCHEMA IF EXISTS ledger")
+
+
+def reset(dsn: str) -> None:
+    """Drop the ledger, the read models and everything that stands on them, and create the schema anew. Data is gone afterwards."""
+    from schema import roles
+
+    with connect(dsn) as conn, conn.transaction():
+        for schema in {"ledger", "events", *roles.read_schemas(conn)}:
+            conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+    upgrade(dsn)
 
 
 def current(dsn: str) -> str | None:

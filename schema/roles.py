@@ -45,6 +45,18 @@ def grant_views(conn: psycopg.Connection[Any], schema: str) -> None:
         conn.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(schema, view), sql.Identifier(READER)))
 
 
+def read_schemas(conn: psycopg.Connection[Any]) -> list[str]:
+    """The schemas with views for readers that exist: `events`, and two a registered program. Never one of somebody else's, whose views
+    readers must not see and `reset` must not drop."""
+    known = conn.execute("SELECT to_regclass('ledger.programs') IS NOT NULL").fetchone() == (True,)
+    names = [name for (name,) in conn.execute("SELECT name FROM ledger.programs")] if known else []
+    wanted = {"events", *names, *(f"{name}_events" for name in names)} - {"ledger", "public", "information_schema"}
+    found = conn.execute(
+        "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s) AND nspname !~ '^pg_' ORDER BY 1", (list(wanted),)
+    )
+    return [name for (name,) in found.fetchall()]
+
+
 def sql_name(name: str) -> str:
     """A name quoted as to_regnamespace wants it."""
     return '"' + name.replace('"', '""') + '"'
