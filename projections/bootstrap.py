@@ -1,0 +1,109 @@
+"""Making the tables and views of the projections, and knowing which have to be built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from programs.errors import UserError
+from programs.idl import Idl
+from programs.registry import ProgramRegistry
+from projections import catalogue
+from projections.catalog import resolve
+from projections.catalogue import EVENTS, Conn, State, schema_of
+from projections.decoding import ProgramSpec
+from projections.model import Projection
+from projections.store import create_indexes, create_tables
+from projections.views import installed_name, replace_views
+from schema import db
+
+# Enough for every reader to end a query of ordinary length between two attempts.
+SWAP_LOCK_MS = 100
+_BOOTSTRAP_LOCK = 0x70726F6A
+
+
+def spec(
+    name: str,
+    address: str,
+    program_id: int,
+    idl: Idl,
+    projections: Sequence[str],
+    registry: ProgramRegistry | None = None,
+) -> ProgramSpec:
+    """A watched program with its projections found by name. UserError names the setting that is wrong."""
+    found = tuple(resolve(p) for p in projections)
+    twice = {p.name for p in found if sum(q.name == p.name for q in found) > 1}
+    if twice:
+        raise UserError(f"programs.{name}.projections: {sorted(twice)[0]!r} is there twice; name each once")
+    return ProgramSpec(name, address, program_id, idl, found, registry)
+
+
+def version(spec: ProgramSpec, projection: Projection) -> str:
+    """What the tables were built with: handlers and IDL."""
+    return f"{projection.version}:{spec.digest}"
+
+
+def events_version(specs: Sequence[ProgramSpec]) -> str:
+    """What the decoded events were built with."""
+    return ",".join(sorted(f"{s.address}:{s.digest}" for s in specs))
+
+
+def scopes(specs: Sequence[ProgramSpec]) -> list[str]:
+    """The fields by which events are folded anew."""
+    return sorted({p.scope for s in specs for p in s.projections if p.scope is not None})
+
+
+def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
+    """Make what is missing: tables, views, checkpoints. What changed its version is left as it is until `stale` is rebuilt."""
+    with db.connect(dsn, application="indexer-projections") as conn, conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_BOOTSTRAP_LOCK,))
+        catalogue.ensure_tables(conn)
+        states = catalogue.states(conn)
+        if EVENTS not in states:
+            generation = catalogue.new_generation(conn, EVENTS, events_version(specs), "live")
+            catalogue.create_decoded(conn, schema_of(generation), scopes(specs))
+            _install(conn, EVENTS, events_version(specs), generation)
+        else:
+            catalogue.ensure_scope_indexes(conn, states[EVENTS].schema, scopes(specs))
+        wanted = {EVENTS}
+        for each in specs:
+            for projection in each.projections:
+                name = installed_name(each, projection)
+                wanted.add(name)
+                if name not in states:
+                    generation = catalogue.new_generation(conn, name, version(each, projection), "live")
+                    create_tables(conn, projection, schema_of(generation))
+                    create_indexes(conn, projection, schema_of(generation))
+                    _install(conn, name, version(each, projection), generation)
+        # A checkpoint that nobody moves would hold back the freshness of all.
+        conn.execute(
+            "DELETE FROM ledger.checkpoints WHERE name LIKE 'projection:%%' AND NOT substr(name, 12) = ANY(%s)",
+            ([*wanted],),
+        )
+        current = catalogue.states(conn)
+        try:
+            replace_views(conn, specs, current)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        except psycopg.errors.UndefinedColumn:
+            # The views are of a newer version than the tables; the rebuild makes both fit.
+            raise UserError("a projection's views do not fit its tables; raise its version") from None
+
+
+def _install(conn: Conn, name: str, version: str, generation: int) -> None:
+    catalogue.save(conn, State(name, version, generation, 0, -1, -1, 0))
+
+
+def stale(conn: Conn, specs: Sequence[ProgramSpec]) -> list[str]:
+    """The installed names whose tables were built with other handlers or another IDL; the events first."""
+    states = catalogue.states(conn)
+    found = []
+    if EVENTS in states and states[EVENTS].version != events_version(specs):
+        found.append(EVENTS)
+    for each in specs:
+        for projection in each.projections:
+            name = installed_name(each, projection)
+            if name in states and states[name].version != version(each, projection):
+                found.append(name)
+    return found

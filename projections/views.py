@@ -1,0 +1,184 @@
+"""What readers see: views over the live generations, replaced only when their text changed.
+
+A wish for anonymity is honoured here, in every view: the voting tables by their own view, the decoded events, the typed views and the account
+mirror by a lookup of the row that carries the wish.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from projections.catalogue import EVENTS, Conn, State
+from projections.decoding import ProgramSpec
+from projections.model import PROVENANCE, Projection, Redaction
+from projections.store import query, quoted
+from schema import roles
+
+_INTEGERS = frozenset({"u8", "u16", "u32", "i8", "i16", "i32", "i64"})
+_WIDE = frozenset({"u64", "u128", "u256", "i128", "i256"})
+
+
+def installed_name(spec: ProgramSpec, projection: Projection) -> str:
+    """The name under which a projection of a program is installed, checkpointed and counted."""
+    return f"{spec.name}.{projection.name}"
+
+
+def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[tuple[str, str], str]:
+    """Every view's text by schema and name. A projection's views are in the schema of its program's name."""
+    found: dict[tuple[str, str], str] = {}
+    redactions: list[tuple[Redaction, str]] = []
+    for spec in specs:
+        for projection in spec.projections:
+            state = states[installed_name(spec, projection)]
+            for (name, text), clash in projection_views(projection, spec.name, state.schema, found):
+                if clash:
+                    raise ValueError(f"two projections of {spec.name} have a table or view {name[1]!r}; rename one")
+                found[name] = text
+            redactions += [(r, f"{quoted(state.schema)}.{quoted(r.table)}") for r in projection.redactions]
+    decoded = f"{quoted(states[EVENTS].schema)}.decoded"
+    masked = _masked("e.data", "e.data ->> {field}", redactions, fields_in="e.data")
+    rows = f"FROM {decoded} e WHERE NOT e.retracted"
+    found["events", "decoded"] = (
+        "SELECT e.position, e.slot, e.transaction_index, e.event_index, e.signature, e.block_time, e.program, e.name,"
+        f" {masked} AS data {rows}"
+    )
+    found["events", "accounts"] = (
+        "SELECT a.address, p.name AS program, a.program AS program_address, a.slot, a.name,"
+        f" {_masked('a.data', 'a.address', redactions)} AS data, a.lamports, a.owner, a.closed, a.error, a.created_slot,"
+        " a.slot AS updated_slot FROM projections.accounts a JOIN ledger.programs p ON p.id = a.program_id"
+    )
+    for spec in specs:
+        for layout in spec.idl.events:
+            key = (f"{spec.name}_events", layout.name)
+            if key not in found:
+                found[key] = _typed(spec, layout, masked, rows)
+    return found
+
+
+def projection_views(
+    projection: Projection, schema: str, tables: str, taken: object = ()
+) -> list[tuple[tuple[tuple[str, str], str], bool]]:
+    """The reader's views of one projection's tables, and whether a name is taken already."""
+    places = {t.name: f"{quoted(tables)}.{quoted(t.name)}" for t in projection.tables}
+    texts = {name: f"SELECT * FROM {place}" for name, place in places.items()}
+    texts.update({name: text.format(**places) for name, text in projection.views.items()})
+    return [(((schema, name), text), (schema, name) in taken) for name, text in texts.items()]  # type: ignore[operator]
+
+
+def _masked(data: str, key: str, redactions: Sequence[tuple[Redaction, str]], fields_in: str = "") -> str:
+    """The JSON with the fields blanked for which somebody wished so."""
+    text = data
+    for redaction, table in redactions:
+        field = "'" + redaction.event_field.replace("'", "''") + "'"
+        blank = ", ".join(f"'{name}', NULL" for name in redaction.fields)
+        keyed = key.format(field=field)
+        guard = f"{data} ? {field} AND " if fields_in else ""
+        text = (
+            f"CASE WHEN {guard}EXISTS (SELECT FROM {table} r WHERE r.{_key(redaction)} = {keyed} AND r.{quoted(redaction.flag)})"
+            f" THEN {text} || jsonb_build_object({blank}) ELSE {text} END"
+        )
+    return text
+
+
+def _key(redaction: Redaction) -> str:
+    return quoted(redaction.event_field)
+
+
+def _typed(spec: ProgramSpec, layout: object, masked: str, rows: str) -> str:
+    """One column a field. Types that SQL has become that type; the rest stay JSON."""
+    name = layout.name  # type: ignore[attr-defined]
+    columns = ["d.position", "d.slot", "d.transaction_index", "d.event_index", "d.signature", "d.block_time"]
+    taken = {c.removeprefix("d.") for c in columns} | set(PROVENANCE)
+    for field, kind in fields_of(layout):
+        literal = "'" + field.replace("'", "''") + "'"
+        column = column_name(field, taken)
+        value = {
+            "text": f"d.data ->> {literal}",
+            "bigint": f"(d.data ->> {literal})::bigint",
+            "numeric": f"(d.data ->> {literal})::numeric",
+            "boolean": f"(d.data ->> {literal})::boolean",
+        }.get(kind, f"d.data -> {literal}")
+        columns.append(f"{value} AS {quoted(column)}")
+    literals = "'" + spec.address + "'", "'" + name.replace("'", "''") + "'"
+    inner = f"SELECT e.*, {masked} AS masked {rows} AND e.program = {literals[0]} AND e.name = {literals[1]}"
+    listed = ", ".join(c.replace("d.data", "d.masked") for c in columns)
+    return (
+        f"SELECT {listed}, d.slot AS created_slot, d.signature AS created_signature, d.slot AS updated_slot,"
+        f" d.signature AS updated_signature FROM ({inner}) d"
+    )
+
+
+def fields_of(layout: object) -> list[tuple[str, str]]:
+    """An event's fields and the SQL type of each: text, bigint, numeric, boolean, or jsonb for what has no plain one."""
+    kinds = []
+    for field in getattr(getattr(layout.type, "body", layout.type), "fields", ()) or ():  # type: ignore[attr-defined]
+        name, kind = getattr(field, "name", None), getattr(field, "type", None)
+        if isinstance(name, str):
+            plain = str(getattr(kind, "name", kind))
+            sql_type = "jsonb"
+            if plain in _INTEGERS:
+                sql_type = "bigint"
+            elif plain in _WIDE:
+                sql_type = "numeric"
+            elif plain in {"string", "pubkey", "publicKey", "bytes"}:
+                sql_type = "text"
+            elif plain == "bool":
+                sql_type = "boolean"
+            kinds.append((name, sql_type))
+    return kinds
+
+
+def column_name(field: str, taken: set[str]) -> str:
+    """A column's name, unlike all that are taken and within PostgreSQL's 63 bytes."""
+    base = re.sub(r"\x00", "", field).encode()[:56].decode(errors="ignore") or "field"
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def replace_views(conn: Conn, specs: Sequence[ProgramSpec], states: dict[str, State]) -> None:
+    """Bring the views up to the states, in the caller's transaction. Only those whose text changed are locked."""
+    wanted = definitions(specs, states)
+    held = {
+        (s, n): text for s, n, text in conn.execute("SELECT schema, name, definition FROM projections.views").fetchall()
+    }
+    for schema, name in held.keys() - wanted.keys():
+        if schema.removesuffix("_events") in {spec.name for spec in specs} or schema == "events":
+            drop_view(conn, schema, name)
+    changed = {key: text for key, text in wanted.items() if held.get(key) != text}
+    for (schema, name), text in changed.items():
+        create_view(conn, schema, name, text)
+    for schema in sorted({schema for schema, _ in changed}):
+        roles.grant_views(conn, schema)
+
+
+def drop_view(conn: Conn, schema: str, name: str) -> None:
+    """Remove a view of ours."""
+    conn.execute(query(f"DROP VIEW IF EXISTS {quoted(schema)}.{quoted(name)}"))
+    conn.execute("DELETE FROM projections.views WHERE schema = %s AND name = %s", (schema, name))
+
+
+def create_view(conn: Conn, schema: str, name: str, text: str) -> None:
+    """Make or replace a view of ours and record its text."""
+    conn.execute(query(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}"))
+    full = f"{quoted(schema)}.{quoted(name)}"
+    # A parameter's sign would be read in the text: it has none, so no parameters are given.
+    try:
+        with conn.transaction():
+            conn.execute(query(f"CREATE OR REPLACE VIEW {full} AS {text}"))
+    except (psycopg.errors.InvalidTableDefinition, psycopg.errors.WrongObjectType):
+        conn.execute(query(f"DROP VIEW {full}"))
+        conn.execute(query(f"CREATE VIEW {full} AS {text}"))
+    conn.execute(
+        sql.SQL(
+            "INSERT INTO projections.views (schema, name, definition) VALUES (%s, %s, %s)"
+            " ON CONFLICT (schema, name) DO UPDATE SET definition = excluded.definition"
+        ),
+        (schema, name, text),
+    )
