@@ -46,7 +46,7 @@ from schema.lease import Lease
 
 WRITER = "writer"
 # A burst of notifications of one slot arrives within milliseconds: waiting for it tells a big slot from a small one.
-GATHER_S = 0.025
+GATHER_S = 0.04
 RETRY_S_MIN = 0.2
 RETRY_S_MAX = 5.0
 HALTED_S = 15.0
@@ -373,8 +373,16 @@ class Daemon:
         until = self.options.until_slot
         # Someone waits for a slot: look at every tip instead of waiting for a notification.
         idle = self.settings.idle_poll_s if until is None else min(0.4, self.settings.idle_poll_s)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), idle)
+        deadline = time.monotonic() + idle
+        while not self._stop.is_set():
+            # What came in during the round and names a slot that it sealed is no news.
+            if self._hint is not None and self._hint <= sealer.sealed:
+                self._hint = None
+                self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.0, deadline - time.monotonic()))
+            if self._hint is None or self._hint > sealer.sealed:
+                break
         if self._hint is not None and self._hint > sealer.sealed:
             await asyncio.sleep(GATHER_S)
 

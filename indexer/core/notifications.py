@@ -7,7 +7,7 @@ A notification proves nothing: simulateTransaction puts anybody's logs on the so
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from indexer.core.protocol import Slot
@@ -92,7 +92,7 @@ class NotificationBuffer:
         """Whether the socket named this signature in this slot or, as it does around a slot's end, in the one before."""
         return any(signature in self._by_slot.get(Slot(at), ()) for at in (slot, slot - 1))
 
-    def judge(self, last: Slot, stored: dict[str, tuple[Slot, str | None, tuple[str, ...] | None]]) -> list[Forgery]:
+    def judge(self, last: Slot, stored: Mapping[str, tuple[Slot, str | None, tuple[str, ...] | None]]) -> list[Forgery]:
         """Settle all notifications up to `last` against what is stored there (signature → slot, err, logs) and forget them.
 
         Equal contents in the same slot or the one before: matched. Other contents in the stored slot: a forgery. The signature in another slot: an

@@ -13,6 +13,7 @@ Nothing of this takes contents from a notification. Where a step can't be proven
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -49,6 +50,8 @@ from indexer.core.protocol import (
     Unproven,
 )
 from indexer.core.walk import PAGE_MAX, SignatureWalk, WalkBroken
+
+STORED_MAX = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class Sealer:
         self._forgeries: list[Forgery] = []
         self._recent_rows = 0
         self._tip = Slot(-1)
+        # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
+        self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
         self._history_checked_at: Slot | None = None
 
     @property
@@ -308,8 +313,11 @@ class Sealer:
         self.tally.rows += len(rows)
         self.tally.logs_unknown += sum(row.raw.logs is None for row in rows)
         self.tally.truncated += sum(row.raw.logs is not None and "Log truncated" in row.raw.logs for row in rows)
-        stored = {row.raw.signature: (Slot(row.raw.slot), row.raw.err, row.raw.logs) for row in rows}
-        self._forgeries.extend(self.notifications.judge(upper, stored))
+        for row in rows:
+            self._stored[row.raw.signature] = (Slot(row.raw.slot), row.raw.err, row.raw.logs)
+        while len(self._stored) > STORED_MAX:
+            self._stored.popitem(last=False)
+        self._forgeries.extend(self.notifications.judge(upper, self._stored))
         for slot in [slot for slot in self._blocks if slot <= upper]:
             del self._blocks[slot]
 
