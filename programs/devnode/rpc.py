@@ -332,7 +332,13 @@ class RpcService:
         lag = 0
         if method in METHODS and method != "sendTransaction" and self.faults.strikes("balancer"):
             lag = self.faults.dice("balancer").randint(1, max(1, int(self.faults.param("balancer", "slots"))))
-        return handler(Context(self, self.chain, self.faults, lag), params)
+        try:
+            return handler(Context(self, self.chain, self.faults, lag), params)
+        except RpcError:
+            raise
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            # Parameters that no reader above foresaw: the node answers, and says what tripped it.
+            raise RpcError(-32603, f"Internal error: {type(error).__name__}: {error}") from error
 
     @staticmethod
     def _failed(error: RpcError, request_id: Any) -> bytes:
@@ -1085,11 +1091,16 @@ def simulateTransaction(ctx: Context, params: list[Any]) -> dict[str, Any]:
         replacement = {"blockhash": bank.blockhash, "lastValidBlockHeight": ctx.chain.last_valid_height(bank.blockhash)}
     err = ctx.chain.refusal(transaction, bank, sig_verify=verifies, check_age=not replaces)
     empty: dict[str, list[str]] = {"readonly": [], "writable": []}
+    more: dict[str, Any]
     if err is not None:
         outcome = Outcome(err, [], [], 0, None, ran=False)
-        return ctx.with_context(
-            slot, _simulation(outcome, None, loadedAddresses=empty, replacementBlockhash=replacement)
-        )
+        more = {"loadedAddresses": empty, "replacementBlockhash": replacement}
+        if err != "SignatureFailure":
+            balances = [
+                acc.lamports if (acc := ctx.chain.account(key, slot)) else 0 for key in transaction.message.account_keys
+            ]
+            more |= {"preBalances": balances, "postBalances": balances, "preTokenBalances": [], "postTokenBalances": []}
+        return ctx.with_context(slot, _simulation(outcome, None, **more))
     outcome, before = ctx.chain.simulate(transaction, bank)
     static = len(transaction.message.account_keys)
     keys = list(before)
@@ -1098,7 +1109,7 @@ def simulateTransaction(ctx: Context, params: list[Any]) -> dict[str, Any]:
     post = dict(before)
     post.update(outcome.post_accounts or {})
     writable_count = sum(len(row.writable_indexes) for row in getattr(transaction.message, "address_table_lookups", ()))
-    more: dict[str, Any] = {
+    more = {
         "loadedAccountsDataSize": _loaded_bytes(before) if outcome.ran else 0,
         "loadedAddresses": {
             "readonly": [str(key) for key in looked_up[writable_count:]],
@@ -1133,7 +1144,8 @@ def _wanted_accounts(ctx: Context, spec: Any, post: dict[Pubkey, Account | None]
         raise invalid_params("base58 encoding not supported")
     rows: list[Any] = []
     for index in range(len(spec["addresses"])):
-        account = post.get(address_of(text_at(spec["addresses"], index)))
+        address = address_of(text_at(spec["addresses"], index))
+        account = post[address] if address in post else ctx.chain.account(address, slot)
         shown = account is not None and account.lamports > 0
         rows.append(
             account_object(account, encoding, None, lambda m: ctx.chain.account(m, slot)) if account and shown else None
