@@ -167,8 +167,10 @@ def commitment_of(options: dict[str, Any]) -> Commitment:
     return {"processed": Commitment.PROCESSED, "confirmed": Commitment.CONFIRMED}.get(str(word), Commitment.FINALIZED)
 
 
-def address_of(text: str) -> Pubkey:
+def address_of(text: Any) -> Pubkey:
     """An address parameter."""
+    if not isinstance(text, str):
+        raise wrong_type(text, "a string")
     if len(text) > 44:
         raise invalid_params("Invalid param: WrongSize")
     try:

@@ -20,7 +20,13 @@ _pubsub = PubSub(_chain, _service, FaultEngine(0))
 _chain.finish_slot(1_700_000_001)
 _JSON_RPC_CODES = {-32700, -32600, -32601, -32602, -32002, -32004, -32001, -32015, -32016, -32020}
 
-leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=50)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=50)
+)
 words = st.sampled_from(["1" * 32, "1" * 64, "confirmed", "base64", "jsonParsed", "AAAA", "full", "all"])
 keys = st.sampled_from(
     ["commitment", "encoding", "filters", "limit", "before", "mentions", "dataSlice", "accounts", "minContextSlot"]
