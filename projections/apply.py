@@ -181,7 +181,7 @@ def _stored(conn: Conn, target: Target, scopes: list[str] | None, position: int)
     condition, values = "", [target.spec.address, position]
     if scopes is not None:
         condition = f" AND (data ->> {sql.Literal(target.projection.scope).as_string(conn)}) = ANY(%s)"
-        values.append(scopes)  # type: ignore[arg-type]
+        values.append(scopes)
     statement = (
         f"SELECT {_COLUMNS} FROM {target.decoded} WHERE program = %s AND position <= %s AND NOT retracted{condition}"
         " ORDER BY slot, transaction_index, event_index"

@@ -27,14 +27,15 @@ CREATE TABLE IF NOT EXISTS projections.generations (
     made_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE IF NOT EXISTS projections.installed (
     name text PRIMARY KEY, version text NOT NULL, generation bigint NOT NULL, position bigint NOT NULL DEFAULT 0,
-    slot bigint NOT NULL DEFAULT -1, transaction_index int NOT NULL DEFAULT -1, retraction_id bigint NOT NULL DEFAULT 0);
+    slot bigint NOT NULL DEFAULT -1, transaction_index int NOT NULL DEFAULT -1, retraction_id bigint NOT NULL DEFAULT 0,
+    revision bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS projections.views (
     schema text NOT NULL, name text NOT NULL, definition text NOT NULL, PRIMARY KEY (schema, name));
 CREATE TABLE IF NOT EXISTS projections.accounts (
     address text PRIMARY KEY, program text NOT NULL, program_id smallint NOT NULL, slot bigint NOT NULL, name text, data jsonb,
     lamports numeric(20) NOT NULL, owner text NOT NULL, closed boolean NOT NULL, error text, created_slot bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS accounts_by_name ON projections.accounts (program, name, address);
-CREATE TABLE IF NOT EXISTS projections.account_cursor (only boolean PRIMARY KEY DEFAULT true CHECK (only), id bigint NOT NULL);
+CREATE TABLE IF NOT EXISTS projections.account_cursor (one boolean PRIMARY KEY DEFAULT true CHECK (one), id bigint NOT NULL);
 INSERT INTO projections.account_cursor (id) VALUES (0) ON CONFLICT DO NOTHING;
 """
 _DECODED = """
@@ -59,6 +60,8 @@ class State:
     slot: int
     transaction_index: int
     retraction_id: int
+    # Grows when somebody other than a follower changed the rows: what a follower has cached is then old.
+    revision: int = 0
 
     @property
     def schema(self) -> str:
@@ -107,7 +110,7 @@ def drop_generation(conn: Conn, generation: int) -> None:
     conn.execute("DELETE FROM projections.generations WHERE id = %s", (generation,))
 
 
-_STATE = "SELECT name, version, generation, position, slot, transaction_index, retraction_id FROM projections.installed"
+_STATE = "SELECT name, version, generation, position, slot, transaction_index, retraction_id, revision FROM projections.installed"
 
 
 def states(conn: Conn) -> dict[str, State]:
@@ -124,10 +127,10 @@ def lock(conn: Conn, name: str) -> State | None:
 def save(conn: Conn, state: State) -> None:
     """Store the state and the checkpoint that readers of the ledger's records see, in the caller's transaction."""
     conn.execute(
-        "INSERT INTO projections.installed (name, version, generation, position, slot, transaction_index, retraction_id)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
+        "INSERT INTO projections.installed (name, version, generation, position, slot, transaction_index, retraction_id, revision)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
         " generation = excluded.generation, position = excluded.position, slot = excluded.slot,"
-        " transaction_index = excluded.transaction_index, retraction_id = excluded.retraction_id",
+        " transaction_index = excluded.transaction_index, retraction_id = excluded.retraction_id, revision = excluded.revision",
         (
             state.name,
             state.version,
@@ -136,6 +139,7 @@ def save(conn: Conn, state: State) -> None:
             state.slot,
             state.transaction_index,
             state.retraction_id,
+            state.revision,
         ),
     )
     conn.execute(

@@ -196,8 +196,8 @@ def _finish(
                 conn.execute(f"SET LOCAL lock_timeout = {bootstrap.SWAP_LOCK_MS}")
                 live = catalogue.lock(conn, name)
                 assert live is not None, "installed by bootstrap"
-                _catch_up(conn, target, decoder, live)
                 _replace_letters(conn, target, parked)
+                _catch_up(conn, target, decoder, live)
                 compared = differences(conn, target.projection, live.schema, target.state.schema)
                 letters = len(parked)
                 if not dry_run:
@@ -339,10 +339,7 @@ def _passed(state: State, rows: Sequence[reads.LedgerRow]) -> State:
 
 
 def _free_schema(conn: Conn, schema: str) -> None:
-    row = conn.execute(
-        "SELECT to_regnamespace(%s) IS NOT NULL AND NOT EXISTS (SELECT FROM projections.views WHERE schema = %s AND name LIKE '%%')",
-        (quoted(schema), schema),
-    ).fetchone()
+    row = conn.execute("SELECT to_regnamespace(%s) IS NOT NULL", (quoted(schema),)).fetchone()
     taken = conn.execute("SELECT 1 FROM projections.views WHERE schema = %s", (schema,)).fetchone()
     if (row is not None and row[0]) or taken:
         raise UserError(f"--schema {schema}: exists already; choose a name that is free, or drop it first")

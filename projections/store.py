@@ -23,7 +23,8 @@ _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 def query(text: str) -> LiteralString:
     """A statement that we made ourselves of checked names; the type checker cannot see that it is no user's text."""
-    return cast(LiteralString, text)
+    made: Any = text
+    return cast(LiteralString, made)
 
 
 def quoted(name: str) -> str:
@@ -152,7 +153,9 @@ class Store:
 
     def _write(self, table: str, keys: set[Key]) -> None:
         statement, held, stored = self._sql[table], self.held[table], self._stored[table]
-        new, changed, gone = [], [], []
+        new: list[Row] = []
+        changed: list[Row] = []
+        gone: list[Key] = []
         for key in keys:
             row = held[key]
             if row is None:

@@ -162,6 +162,11 @@ VIEWS = {
 }
 
 
+def choices(value: str) -> list[int]:
+    """Option indexes. The IDL calls a vector of u8 bytes, so they come as hex."""
+    return list(bytes.fromhex(value))
+
+
 def _community_of(raw: bytes) -> str | None:
     # Every event begins with its community, behind the discriminator of eight bytes.
     return address_text(raw[8:40]) if len(raw) >= 40 else None
@@ -268,9 +273,13 @@ def question_cancelled(rows: Rows, event: Event) -> None:
 def question_closed(rows: Rows, event: Event) -> None:
     """The outcome."""
     data = event.data
-    same = ("outcome", "winners", "tallies", "ballots_cast", "ballots_revealed")
+    same = ("outcome", "tallies", "ballots_cast", "ballots_revealed")
     rows.questions.update(
-        data["question"], **{name: data[name] for name in same}, status="Closed", settled_at=moment(data["timestamp"])
+        data["question"],
+        **{name: data[name] for name in same},
+        winners=choices(data["winners"]),
+        status="Closed",
+        settled_at=moment(data["timestamp"]),
     )
     rows.communities.update(data["community"], **data["counts"])
 
@@ -299,7 +308,7 @@ def _changed_vote(rows: Rows, event: Event, **ballot: Any) -> None:
 def vote_cast(rows: Rows, event: Event) -> None:
     """An open ballot. After a withdrawal the vote's account is a new one, and so is the row."""
     data = event.data
-    _new_vote(rows, event, status="cast", selections=data["selections"])
+    _new_vote(rows, event, status="cast", selections=choices(data["selections"]))
     rows.questions.update(data["question"], tallies=data["tallies"], ballots_cast=data["ballots_cast"])
 
 
@@ -307,7 +316,7 @@ def vote_cast(rows: Rows, event: Event) -> None:
 def vote_changed(rows: Rows, event: Event) -> None:
     """Other selections."""
     data = event.data
-    _changed_vote(rows, event, selections=data["selections"])
+    _changed_vote(rows, event, selections=choices(data["selections"]))
     rows.questions.update(data["question"], tallies=data["tallies"], ballots_cast=data["ballots_cast"])
 
 
@@ -345,7 +354,7 @@ def vote_revealed(rows: Rows, event: Event) -> None:
         data["vote"],
         status="revealed",
         revealed=True,
-        selections=data["selections"],
+        selections=choices(data["selections"]),
         updated_at=moment(data["timestamp"]),
     )
     rows.questions.update(
