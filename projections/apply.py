@@ -168,7 +168,7 @@ def refold(
     stopped: set[str] = set()
     skip = catalogue.discarded(conn, name)
     stored = {(e.position, e.event_index) for e in letters if isinstance(e, Event)}
-    events = (e for e in _stored(conn, target, scopes, position) if (e.position, e.event_index) not in stored)
+    events = (e for e in stored_events(conn, target, scopes, position) if (e.position, e.event_index) not in stored)
     ordered = merge(sorted(letters, key=lambda e: e.place), events, key=lambda e: e.place)
     while batch := list(islice(ordered, _REFOLD_EVENTS)):
         parked.extend(fold(projection, target.store, batch, stopped, skip))
@@ -177,7 +177,8 @@ def refold(
     return parked
 
 
-def _stored(conn: Conn, target: Target, scopes: list[str] | None, position: int) -> Iterator[Event]:
+def stored_events(conn: Conn, target: Target, scopes: list[str] | None, position: int) -> Iterator[Event]:
+    """A program's decoded events in chain order, of some scopes or all, through a server-side cursor."""
     condition, values = "", [target.spec.address, position]
     if scopes is not None:
         condition = f" AND (data ->> {sql.Literal(target.projection.scope).as_string(conn)}) = ANY(%s)"

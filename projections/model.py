@@ -18,6 +18,8 @@ import sqlalchemy as sa
 
 Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[Any, ...]
+# An account's address and data to the table, the key and the columns that its row must have.
+Expectation: TypeAlias = Callable[[str, Mapping[str, Any]], tuple[str, Key, Row]]
 Handler: TypeAlias = Callable[["Rows", "Event"], None]
 
 # Filled by the framework in every row.
@@ -93,6 +95,7 @@ class Projection:
 
     `views` maps a reader-facing name to a SELECT, with `{table}` for each of the projection's tables; a table without an
     entry is shown as it is. `scope_of_raw` gives the scope of an event that does not decode, None where it cannot be known.
+    `accounts` says, by the account's name, what row an account on the chain must have; `gone` which rows have no account any more.
     Raise `version` whenever tables or handlers change: the tables are then rebuilt.
     """
 
@@ -103,6 +106,8 @@ class Projection:
     scope_of_raw: Callable[[bytes], str | None] = lambda raw: None
     views: Mapping[str, str] = field(default_factory=dict)
     redactions: tuple[Redaction, ...] = ()
+    accounts: Mapping[str, Expectation] = field(default_factory=dict)
+    gone: Callable[[str, Row], bool] = lambda table, row: False
     handlers: dict[str, _On] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

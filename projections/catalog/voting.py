@@ -6,13 +6,14 @@ own: a question has at most ten, and a vote then changes one row instead of elev
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from programs.base58 import address_text
-from projections.model import Event, Projection, Redaction, Rows, moment
+from projections.model import Event, Key, Projection, Redaction, Row, Rows, moment
 
 _META = sa.MetaData()
 
@@ -172,6 +173,43 @@ def _community_of(raw: bytes) -> str | None:
     return address_text(raw[8:40]) if len(raw) >= 40 else None
 
 
+def _times(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: moment(data[name]) for name in names}
+
+
+def _community_row(address: str, data: Mapping[str, Any]) -> tuple[str, Key, Row]:
+    plain = {name: data[name] for name in ("creator", "authority", "id", "dissolved", "bump")}
+    row = {**plain, **data["settings"], **data["counts"], **_times(data, "created_at", "updated_at")}
+    return "communities", (address,), row
+
+
+def _member_row(address: str, data: Mapping[str, Any]) -> tuple[str, Key, Row]:
+    standing = data["standing"]
+    times = _times(standing, "created_at", "active_since", "updated_at")
+    return (
+        "members",
+        (address,),
+        {"community": data["community"], "wallet": data["wallet"], **standing, **times, "bump": data["bump"]},
+    )
+
+
+def _question_row(address: str, data: Mapping[str, Any]) -> tuple[str, Key, Row]:
+    times = _times(data, "opens_at", "closes_at", "reveal_until", "created_at", "settled_at")
+    return "questions", (address,), {**data, **times, "winners": choices(data["winners"])}
+
+
+def _vote_row(address: str, data: Mapping[str, Any]) -> tuple[str, Key, Row]:
+    return (
+        "votes",
+        (address,),
+        {**data, **_times(data, "cast_at", "updated_at"), "selections": choices(data["selections"])},
+    )
+
+
+def _gone(table: str, row: Row) -> bool:
+    return table == "votes" and (row["reclaimed"] or row["status"] == "withdrawn")
+
+
 VOTING = Projection(
     name="voting",
     version=1,
@@ -180,6 +218,8 @@ VOTING = Projection(
     scope_of_raw=_community_of,
     views=VIEWS,
     redactions=(Redaction(table="votes", event_field="vote", flag="anonymous_ever", fields=("voter",)),),
+    accounts={"Community": _community_row, "Member": _member_row, "Question": _question_row, "Vote": _vote_row},
+    gone=_gone,
 )
 
 

@@ -1,0 +1,223 @@
+"""What readers and operators see: plans, whole states during a rebuild, comparison with the chain, explanations."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from projections import bootstrap
+from projections.explain import explain
+from projections.rebuild import rebuild
+from projections.reconcile import reconcile
+from projections.worker import Worker
+from schema import db
+
+_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
+assert _spec is not None
+assert _spec.loader is not None
+history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
+if not hasattr(history, "Ledger"):
+    _spec.loader.exec_module(history)
+
+
+@pytest.fixture
+def chain(db: str) -> Any:
+    """A ledger of one community with a question and fifty votes, projected."""
+    made = history.Ledger(db)
+    spec = made.spec()
+    bootstrap.ensure(db, (spec,))
+    votes = [history.transaction(3 + n, 0, history.vote("a", 0, f"w{n}", 0, [n + 1, 0])) for n in range(50)]
+    made.seal(history.transaction(2, 0, history.community("a"), history.question("a", 0)), *votes)
+    made.worker = Worker(db, (spec,))
+    made.specs = (spec,)
+    follow(made)
+    return made
+
+
+def follow(chain: Any) -> None:
+    with db.connect(chain.dsn) as conn:
+        while chain.worker.step(conn):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("SELECT * FROM voting.members WHERE wallet = 'x'", "members_by_wallet"),
+        ("SELECT * FROM voting.questions WHERE community = 'x' AND status = 'Open' ORDER BY closes_at, question LIMIT 20",
+         "questions_by_closing"),
+        ("SELECT * FROM voting.questions WHERE (created_at, question) < (now(), 'x') ORDER BY created_at DESC, question DESC LIMIT 20",
+         "questions_newest"),
+        ("SELECT * FROM voting.options WHERE question = 'x'", "questions_pkey"),
+        ("SELECT * FROM voting.votes WHERE question = 'x' AND vote > 'y' ORDER BY vote LIMIT 20", "votes_by_question"),
+        ("SELECT * FROM voting.votes WHERE voter = 'x' ORDER BY cast_at DESC LIMIT 20", "votes_by_voter"),
+        ("SELECT * FROM events.decoded WHERE signature = 'x'", "decoded_by_signature"),
+        ("SELECT * FROM events.decoded ORDER BY position DESC, event_index DESC LIMIT 20", "decoded_pkey"),
+    ],
+)  # fmt: skip
+def test_a_front_ends_query_uses_its_index(chain: Any, statement: str, index: str) -> None:
+    with db.connect(chain.dsn) as conn:
+        conn.execute("SET enable_seqscan = off")
+        conn.execute("SET enable_bitmapscan = off")
+        plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement))
+    assert f" using {index}" in plan or f" {index} " in plan, plan
+    assert "Sort" not in plan, plan
+
+
+def test_a_reader_sees_only_whole_states_while_tables_are_swapped(chain: Any) -> None:
+    seen: set[tuple[int, int]] = set()
+    errors: list[BaseException] = []
+    done, begun = threading.Event(), threading.Event()
+
+    def read() -> None:
+        try:
+            with db.connect(chain.dsn) as conn:
+                while not done.is_set():
+                    row = conn.execute(
+                        "SELECT (SELECT count(*) FROM voting.votes), (SELECT tallies[1] FROM voting.questions)"
+                    ).fetchone()
+                    assert row is not None
+                    seen.add(row)
+                    begun.set()
+        except BaseException as error:
+            errors.append(error)
+            begun.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert begun.wait(20)
+        for _ in range(3):
+            assert rebuild(chain.dsn, chain.specs, "voting").swapped
+    finally:
+        done.set()
+        reader.join(20)
+    assert errors == []
+    assert seen == {(50, 50)}
+
+
+def test_the_reader_role_reads_views_and_nothing_else(chain: Any) -> None:
+    import psycopg
+
+    with db.connect(chain.dsn) as conn:
+        if not conn.execute("SELECT 1 FROM pg_roles WHERE rolname = 'indexer_reader'").fetchone():
+            from schema import roles
+
+            roles.ensure_reader_role(conn, ("events", "voting", "voting_events"))
+        else:
+            from schema import roles
+
+            for schema in ("events", "voting", "voting_events"):
+                roles.grant_views(conn, schema)
+        hidden = conn.execute(
+            "SELECT 'projection_' || generation FROM projections.installed WHERE name = 'voting.voting'"
+        ).fetchone()
+        assert hidden is not None
+        conn.execute("SET ROLE indexer_reader")
+        assert conn.execute("SELECT count(*) FROM voting.votes").fetchone() == (50,)
+        for table in (f"{hidden[0]}.votes", "projections.installed", "ledger.transactions"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(f"SELECT * FROM {table}")
+    rebuild(chain.dsn, chain.specs, "voting")
+    with db.connect(chain.dsn) as conn:
+        conn.execute("SET ROLE indexer_reader")
+        assert conn.execute("SELECT count(*) FROM voting.votes").fetchone() == (50,)
+
+
+def test_a_row_is_explained_by_its_events(chain: Any) -> None:
+    steps = explain(chain.dsn, chain.specs, "voting.questions", history.address("a/q0"))
+    assert [s.event for s in steps] == ["QuestionCreated"] + ["VoteCast"] * 50
+    assert steps[-1].changes == {"tallies": ([49, 0], [50, 0]), "ballots_cast": (49, 50)}
+    assert steps[0].made
+
+
+class Node:
+    """Answers getProgramAccounts and getMultipleAccounts from a dictionary."""
+
+    def __init__(self, slot: int, accounts: dict[str, bytes]) -> None:
+        node = self
+        self.accounts, self.slot = accounts, slot
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                call = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                value: Any
+                if call["method"] == "getProgramAccounts":
+                    value = [{"pubkey": a, "account": node.shown(a)} for a in node.accounts]
+                else:
+                    value = [node.shown(a) if a in node.accounts else None for a in call["params"][0]]
+                body = json.dumps({"result": {"context": {"slot": node.slot}, "value": value}}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def shown(self, address: str) -> dict[str, Any]:
+        return {"owner": history.PROGRAM, "data": [base64.b64encode(self.accounts[address]).decode(), "base64"]}
+
+
+def test_a_field_that_differs_from_the_chain_is_named(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.reconcile.PAUSE_S", 0.0)
+    made = history.community("a")[1]
+    counts = {**made["counts"], "questions": 1, "open_questions": 1}
+    account = {"creator": made["creator"], "authority": made["authority"], "id": made["id"], "settings": made["settings"],
+               "counts": counts, "dissolved": False, "created_at": 100, "updated_at": 100, "bump": 255}  # fmt: skip
+    asked = history.question("a", 0)[1]
+    question = {
+        n: asked[n]
+        for n in (
+            "community",
+            "author",
+            "index",
+            "options",
+            "ballot_kind",
+            "max_selections",
+            "allow_changes",
+            "quorum",
+            "eligibility",
+            "activations_before",
+            "opens_at",
+            "closes_at",
+            "reveal_until",
+            "bump",
+        )
+    }
+    question |= {"text": asked["text"], "status": "Open", "tallies": [50, 0], "ballots_cast": 50, "ballots_revealed": 0,
+                 "outcome": "Undecided", "winners": "", "created_at": 110, "settled_at": 0}  # fmt: skip
+    accounts = {
+        history.address("a"): history.CODEC.encode_account("Community", account),
+        history.address("a/q0"): history.CODEC.encode_account("Question", question),
+    }
+    for n in range(50):
+        cast = {"question": history.address("a/q0"), "voter": history.address(f"w{n}"), "selections": "00", "commitment": None,
+                "revealed": False, "anonymous": False, "cast_at": 120, "updated_at": 120, "changes": 0, "bump": 253}  # fmt: skip
+        accounts[history.address(f"a/q0/w{n}")] = history.CODEC.encode_account("Vote", cast)
+    node = Node(52, accounts)
+    try:
+        equal = reconcile(chain.dsn, chain.specs, node.url, timeout_s=5)
+        assert (equal.differences, equal.remedy, equal.accounts, equal.rows) == ((), None, 52, 52)
+        node.accounts[history.address("a")] = history.CODEC.encode_account("Community", {**account, "dissolved": True})
+        del node.accounts[history.address("a/q0/w7")]
+        report = reconcile(chain.dsn, chain.specs, node.url, timeout_s=5)
+    finally:
+        node.server.shutdown()
+        node.server.server_close()
+    assert {(d.table, d.key, d.field) for d in report.differences} == {
+        ("communities", history.address("a"), "dissolved"), ("votes", history.address("a/q0/w7"), "")
+    }  # fmt: skip
+    assert report.remedy == "the ledger lacks transactions: indexer replay --from-slot 2"
