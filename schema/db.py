@@ -21,6 +21,8 @@ SERVER_VERSION_MIN = 140000
 CONNECT_TIMEOUT_S = 10.0
 # A transaction that a stopped process left open holds the ledger's lock: the server ends it, and a standby goes on.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 8_000
+# A rebuild reads through one cursor and works between its fetches.
+READER_IDLE_IN_TRANSACTION_TIMEOUT_MS = 600_000
 LOCK_TIMEOUT_MS = 20_000
 APPLICATION = "indexer"
 # What the server says about a connection that more waiting will not mend.
@@ -60,7 +62,7 @@ def connect(
     except psycopg.Error as error:
         raise _refusal(dsn, error) from None
     try:
-        conn.execute(_SESSION)
+        conn.execute(_session(READER_IDLE_IN_TRANSACTION_TIMEOUT_MS))
         _check_server(conn.info, conn.execute(_FACTS).fetchone())
     except BaseException:
         conn.close()
@@ -76,7 +78,7 @@ async def aconnect(
     keywords = _keywords(dsn, timeout_s, application)
     conn: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(**keywords, autocommit=True)
     try:
-        await conn.execute(_SESSION)
+        await conn.execute(_session(IDLE_IN_TRANSACTION_TIMEOUT_MS))
         _check_server(conn.info, await (await conn.execute(_FACTS)).fetchone())
     except BaseException:
         await conn.close()
@@ -163,11 +165,15 @@ def describe(dsn: str) -> str:
 
 # ---- parts ----
 
-_SESSION = (
-    f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', false),"
-    f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false), set_config('timezone', 'UTC', false),"
-    " set_config('plan_cache_mode', 'force_custom_plan', false)"
-)
+
+def _session(idle_ms: int) -> bytes:
+    return (
+        f"SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', false),"
+        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false), set_config('timezone', 'UTC', false),"
+        " set_config('plan_cache_mode', 'force_custom_plan', false)"
+    ).encode()
+
+
 _FACTS = "SELECT current_setting('server_encoding'), pg_is_in_recovery()"
 
 

@@ -155,7 +155,8 @@ projected AS (
 ),
 state AS (
     SELECT p.name AS program, i.slot AS sealed_slot,
-        CASE WHEN r.position >= head.position THEN i.slot WHEN r.position IS NULL THEN NULL ELSE least(i.slot, r.slot) END AS projected_slot,
+        CASE WHEN r.position >= head.position THEN i.slot WHEN r.position IS NULL OR i.slot IS NULL THEN NULL
+            ELSE least(i.slot, r.slot) END AS projected_slot,
         CASE WHEN r.position >= head.position THEN i.slot_time ELSE r.slot_time END AS slot_time,
         greatest(tip.slot, i.slot) AS tip_slot,
         f.slot AS finalized_slot,
@@ -166,9 +167,10 @@ state AS (
     LEFT JOIN ledger.checkpoints f ON f.name = 'finalized:' || p.id
 )
 SELECT program, sealed_slot, projected_slot, tip_slot, finalized_slot,
-    greatest(tip_slot - coalesce(projected_slot, start_slot - 1), 0) AS lag_slots,
+    -- greatest() passes over NULL: what is unknown must not read as no lag.
+    CASE WHEN tip_slot IS NOT NULL THEN greatest(tip_slot - coalesce(projected_slot, start_slot - 1), 0) END AS lag_slots,
     CASE WHEN projected_slot >= tip_slot THEN 0::double precision
-        ELSE greatest(extract(epoch FROM clock_timestamp() - slot_time), 0)::double precision END AS lag_seconds
+        WHEN slot_time IS NOT NULL THEN greatest(extract(epoch FROM clock_timestamp() - slot_time), 0)::double precision END AS lag_seconds
 FROM state;
 """
 

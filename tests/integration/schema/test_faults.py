@@ -41,7 +41,8 @@ async def _append_until_done(dsn: str, plans: list[Any], break_at: Any) -> int:
             except AlreadySealed:
                 break  # the commit whose answer was lost
             except psycopg.Error as error:
-                assert retryable(error), error
+                if not retryable(error):
+                    raise
                 failures += 1
                 await conn.close()
                 conn = await database.aconnect(dsn)

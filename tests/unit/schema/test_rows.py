@@ -56,7 +56,7 @@ def test_a_row_comes_back_from_its_copy_bytes(
     assert len(fields) == len(rows.COLUMNS.split(","))
     number = [None if f is None else int.from_bytes(f, "big", signed=True) for f in fields]
     (
-        position_,
+        _position,
         _origin,
         _slot,
         _index,

@@ -1,0 +1,54 @@
+"""events.freshness: what a reader may rely on, at each stage of a slot's way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+
+from programs import base58
+from schema import db as database
+from schema import lease as leases
+from schema import ledger
+from schema.ledger import SealRange
+from tests.integration.schema.make import rows as make_rows
+
+ADDRESS = base58.encode(bytes([7] * 32))
+QUERY = "SELECT sealed_slot, projected_slot, tip_slot, finalized_slot, lag_slots, lag_seconds FROM events.freshness WHERE program = 'voting'"
+
+
+def test_freshness_never_promises_more_than_is_projected(db: str) -> None:
+    async def play() -> None:
+        conn = await database.aconnect(db)
+        async with conn:
+            await ledger.ensure_programs(conn, [("voting", ADDRESS, 5)])
+            lease = await leases.acquire(conn, "writer", "a", 3_600)
+            assert lease is not None
+
+            async def fresh() -> tuple[object, ...]:
+                return tuple(await (await conn.execute(QUERY)).fetchone() or ())
+
+            assert await fresh() == (None, None, None, None, None, None)
+            _, rows = make_rows(random.Random(1), range(5, 10), 2)
+            seen = datetime.now(UTC) - timedelta(seconds=100)
+            await ledger.append_seal(conn, lease, [SealRange(1, 5, 9)], rows, tip_slot=12, slot_time=seen)
+            sealed, projected, tip, finalized, lag, _ = await fresh()
+            assert (sealed, projected, tip, finalized, lag) == (9, None, 12, None, 8)
+            # In the middle of slot 7: only 6 is wholly there.
+            await conn.execute(
+                "INSERT INTO ledger.checkpoints (name, position, slot, slot_time) VALUES ('projection:voting', 5, 7, clock_timestamp() - interval '200 s')"
+            )
+            sealed, projected, tip, _, lag, seconds = await fresh()
+            assert (sealed, projected, tip, lag) == (9, 6, 12, 6)
+            assert 199 < seconds < 260
+            await conn.execute("UPDATE ledger.checkpoints SET position = 10, slot = 9 WHERE name = 'projection:voting'")
+            # Everything sealed is shown; the tip is ahead.
+            _, projected, _, _, lag, seconds = await fresh()
+            assert (projected, lag) == (9, 3)
+            assert 99 < seconds < 160
+            await ledger.append_seal(conn, lease, [SealRange(1, 10, 12)], [], tip_slot=12)
+            await ledger.append_finalized_seal(conn, lease, [SealRange(1, 5, 8)])
+            # Empty slots need no work of the projection.
+            assert await fresh() == (12, 12, 12, 8, 0, 0.0)
+
+    asyncio.run(play())
