@@ -136,8 +136,7 @@ class EmbeddedPostgres:
         if process is None or process.stdin is None:
             return
         with contextlib.suppress(BrokenPipeError, OSError):
-            if immediate:
-                process.stdin.write(b"i")
+            process.stdin.write(b"i" if immediate else b"f")
             process.stdin.close()
         process.wait()
 
@@ -226,7 +225,8 @@ class EmbeddedPostgres:
             server += ["-c", f"{name}={value}"]
         supervisor = [sys.executable, "-I", "-S", str(Path(__file__).with_name("pg_supervisor.py"))]
         supervisor += ["-1", "-1"] if account is None else [str(account.pw_uid), str(account.pw_gid)]
-        supervisor.append(str(self._run_dir) if self._requested is None else "")
+        # The socket's directory, and the data when it is temporary; never data that was asked for.
+        supervisor.append(str(self._run_dir))
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
                 [*supervisor, *server],

@@ -5,8 +5,9 @@ when the parent ends, however it ends, the pipe closes and the server is told to
 sends the server the same signal (PR_SET_PDEATHSIG; set from here because the kernel watches the thread that forked, and the parent may
 fork from a thread of its own that ends early).
 
-Arguments: uid, gid (-1, -1: stay as one is), a directory to remove at the end ("" for none), the server's command.
-Bytes on stdin: `i` asks for an immediate stop (a crash as far as the data is concerned); end of file asks for a fast one.
+Arguments: uid, gid (-1, -1: stay as one is), a directory to remove when the parent is gone, the server's command.
+Bytes on stdin: `f` asks for a fast stop, `i` for an immediate one (a crash as far as the data is concerned). End of file without either
+means that the parent is gone: a fast stop, and nobody else will remove the directory.
 """
 
 from __future__ import annotations
@@ -49,16 +50,17 @@ def _start(uid: int, gid: int, command: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_for_the_end(server: subprocess.Popen[bytes], parent: int) -> signal.Signals:
-    """Block until the server ends, the pipe speaks, or the parent is gone; return how to stop the server."""
+def _wait_for_the_end(server: subprocess.Popen[bytes], parent: int) -> tuple[signal.Signals, bool]:
+    """Block until the server ends, the pipe speaks, or the parent is gone; how to stop the server, and whether the parent is gone."""
     while server.poll() is None:
         ready, _, _ = select.select([0], [], [], _POLL_SECONDS)
         if ready:
-            return _IMMEDIATE if os.read(0, 1) == b"i" else _FAST
+            said = os.read(0, 1)
+            return (_IMMEDIATE if said == b"i" else _FAST), said == b""
         # A child that the parent forked without exec may hold the pipe open beyond the parent's life.
         if os.getppid() != parent:
-            return _FAST
-    return _FAST
+            return _FAST, True
+    return _FAST, False
 
 
 def _stop(server: subprocess.Popen[bytes], how: signal.Signals) -> int:
@@ -77,8 +79,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(ignored, signal.SIG_IGN)
     parent = os.getppid()
     server = _start(int(uid), int(gid), command)
-    status = _stop(server, _wait_for_the_end(server, parent))
-    if remove:
+    how, orphaned = _wait_for_the_end(server, parent)
+    status = _stop(server, how)
+    if orphaned:
         shutil.rmtree(remove, ignore_errors=True)
     return status if status >= 0 else 128 - status
 

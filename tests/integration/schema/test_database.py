@@ -173,6 +173,17 @@ def test_an_embedded_server_keeps_its_data_and_recovers(tmp_path: Path, which: s
     assert {p: p.stat().st_mode for p in tmp_path.parents} == before
 
 
+def test_temporary_data_outlives_a_restart_and_not_the_block() -> None:
+    with EmbeddedPostgres() as server:
+        folder = server.data_dir.parent
+        for immediate in (False, True):
+            database.upgrade(server.dsn)
+            server.stop(immediate=immediate)
+            server.start()
+        assert database.current(server.dsn) == database.head()
+    assert not folder.exists()
+
+
 def test_the_server_dies_with_a_killed_parent_and_leaves_nothing() -> None:
     script = (
         "import time; from schema.embedded import EmbeddedPostgres\n"

@@ -36,7 +36,8 @@ def test_freshness_never_promises_more_than_is_projected(db: str) -> None:
             assert (sealed, projected, tip, finalized, lag) == (9, None, 12, None, 8)
             # In the middle of slot 7: only 6 is wholly there.
             await conn.execute(
-                "INSERT INTO ledger.checkpoints (name, position, slot, slot_time) VALUES ('projection:voting', 5, 7, clock_timestamp() - interval '200 s')"
+                "INSERT INTO ledger.checkpoints (name, position, slot, slot_time)"
+                " VALUES ('projection:voting', 5, 7, clock_timestamp() - interval '200 s')"
             )
             sealed, projected, tip, _, lag, seconds = await fresh()
             assert (sealed, projected, tip, lag) == (9, 6, 12, 6)
