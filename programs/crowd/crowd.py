@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import heapq
 import random
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import Transaction
 
+from programs.community_voting import artifact
 from programs.community_voting import instructions as voting
 from programs.community_voting.instructions import QuestionParams, Settings
 from programs.crowd.node import Node, NotLanded
@@ -33,8 +35,10 @@ LAMPORTS_A_WALLET: Final = 5_000_000_000
 UNITS_MIN: Final = 200_000
 FUND_SECONDS_MAX: Final = 90.0
 TRANSFERS_A_TRANSACTION: Final = 15
+MAKE_UP_SECONDS_MAX: Final = 0.1
 WALLETS_A_COMMUNITY: Final = 24
 
+_POLICIES: Final[tuple[voting.JoinPolicy, ...]] = ("Open", "Approval", "Closed")
 _TOPICS: Final = ("the bridge", "the library", "the park", "the market", "bicycles", "the school roof", "street lights")
 _CHOICES: Final = (
     "Yes",
@@ -83,17 +87,44 @@ class Result:
 
 
 class _Pace:
-    """At most `rate` a second, evenly; a late start is not made up for by a burst."""
+    """At most `rate` turns a second, evenly; what a lane rests on goes before votes. A late turn is not made up for by a burst."""
 
     def __init__(self, rate: float) -> None:
         self._gap = 1.0 / rate
-        self._next = 0.0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._serial = 0
+        self._some = asyncio.Event()
 
-    async def turn(self) -> None:
-        now = time.monotonic()
-        self._next = max(self._next + self._gap, now - 0.05)
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
+    async def turn(self, urgent: bool) -> None:
+        """Wait for the next turn."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._serial += 1
+        heapq.heappush(self._waiting, (0 if urgent else 1, self._serial, future))
+        self._some.set()
+        await future
+
+    async def give(self) -> None:
+        """Give turns until cancelled."""
+        due = time.monotonic()
+        while True:
+            await self._some.wait()
+            now = time.monotonic()
+            due = max(due + self._gap, now - MAKE_UP_SECONDS_MAX)
+            if due > now:
+                await asyncio.sleep(due - now)
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(None)
+            if not self._waiting:
+                self._some.clear()
+
+    def end(self) -> None:
+        """Let everybody go; they see that the time is over."""
+        for _, _, future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting = []
+        self._some.clear()
 
 
 class _Over(Exception):
@@ -146,11 +177,14 @@ class Crowd:
             self._pace = _Pace(rate)
             started = time.monotonic()
             self._ends = started + seconds
-            ticking = asyncio.create_task(self._report(started, progress))
+            beside = [
+                asyncio.create_task(work) for work in (self._report(started, progress), self._pace.give(), self._end())
+            ]
             try:
                 await self._live(self.result.slot_first)
             finally:
-                ticking.cancel()
+                for task in beside:
+                    task.cancel()
             self.result.seconds = time.monotonic() - started
             self.result.slot_last = await node.call("getSlot", {"commitment": "confirmed"})
         finally:
@@ -163,6 +197,10 @@ class Crowd:
             await asyncio.sleep(1.0)
             self.result.seconds = time.monotonic() - started
             progress(self.result)
+
+    async def _end(self) -> None:
+        await asyncio.sleep(max(0.0, self._ends - time.monotonic()))
+        self._pace.end()
 
     async def _live(self, slot: int) -> None:
         count = max(1, len(self.wallets) // WALLETS_A_COMMUNITY)
@@ -213,11 +251,19 @@ class Crowd:
             poor += [k for k, a in zip(some, found, strict=True) if a is None or a["lamports"] < LAMPORTS_A_WALLET // 5]
         return poor
 
-    async def act(self, name: str, signer: Keypair, instruction: Instruction) -> str | None:
-        """Send one instruction when its turn comes. None: it landed and succeeded; else the error's name, or "NotLanded"."""
-        if time.monotonic() >= self._ends:
+    async def act(
+        self, name: str, signer: Keypair, instruction: Instruction, until: float | None = None, urgent: bool = True
+    ) -> str | None:
+        """Send one instruction when its turn comes. None: it landed and succeeded; else the error's name, or "NotLanded".
+
+        "TooLate", and nothing sent, where the turn comes after `until` of the chain's time.
+        """
+        if not self.over:
+            await self._pace.turn(urgent)
+        if self.over:
             raise _Over
-        await self._pace.turn()
+        if until is not None and self.node.chain_time() >= until:
+            return "TooLate"
         try:
             err = await self._submit(signer, [instruction])
         except NotLanded as reason:
@@ -246,7 +292,7 @@ class Crowd:
         return time.monotonic() >= self._ends
 
 
-_ERROR_NAMES: Final = {error["code"]: error["name"] for error in voting.artifact.load_idl_json()["errors"]}
+_ERROR_NAMES: Final = {error["code"]: error["name"] for error in artifact.load_idl_json()["errors"]}
 
 
 def error_name(err: Any) -> str:
@@ -268,10 +314,12 @@ class Lane:
         self.founder, *self.others = wallets
         self.community_id = community_id
         self.community = voting.community_address(self.founder.pubkey(), community_id)
-        self.policy: voting.JoinPolicy = ("Open", "Approval", "Closed")[number % 3]  # type: ignore[assignment]
-        self.authority = self.founder
+        self.policy: voting.JoinPolicy = _POLICIES[number % len(_POLICIES)]
         self.members: list[Keypair] = []
         self.questions = 0
+        self._asking = asyncio.Lock()
+        self.moving: list[Keypair] = []
+        self.moderator = self.founder
 
     async def live(self) -> None:
         """Found, fill, ask, vote; never raises because the time is over."""
@@ -293,6 +341,11 @@ class Lane:
     async def _act(self, name: str, signer: Keypair, *arguments: Any) -> str | None:
         build: Callable[..., Instruction] = getattr(voting, name)
         return await self.crowd.act(name, signer, build(signer.pubkey(), *arguments))
+
+    async def _vote(self, until: float, name: str, signer: Keypair, *arguments: Any) -> str | None:
+        """The mass: it waits behind everything else, and comes in time or not at all."""
+        build: Callable[..., Instruction] = getattr(voting, name)
+        return await self.crowd.act(name, signer, build(signer.pubkey(), *arguments), until, urgent=False)
 
     def _settings(self, policy: voting.JoinPolicy) -> Settings:
         topic = self.rng.choice(_TOPICS)
@@ -351,7 +404,7 @@ class Lane:
             await self._act("transfer_authority", self.founder, self.community, heir.pubkey())
             await self._act("transfer_authority", heir, self.community, self.founder.pubkey())
             await self._short_lived(turn)
-            await asyncio.sleep(2.0)
+            await self._until(int(self.crowd.node.chain_time()) + 2)
 
     async def _short_lived(self, turn: int) -> None:
         community = voting.community_address(self.moderator.pubkey(), self.community_id + turn)
@@ -367,13 +420,6 @@ class Lane:
             question = voting.question_address(self.community, self.questions)
             self.questions += 1
         return question
-
-    @property
-    def _asking(self) -> asyncio.Lock:
-        lock: asyncio.Lock | None = getattr(self, "_asking_lock", None)
-        if lock is None:
-            lock = self._asking_lock = asyncio.Lock()
-        return lock
 
     async def _ask_always(self, lane: int) -> None:
         round_number = 0
@@ -421,16 +467,18 @@ class Lane:
             anonymous = self.rng.random() < 0.2
             chance = self.rng.random()
             if not voted:
-                said = await self._act("cast_vote", wallet, self.community, question, self._choice(params), anonymous)
+                said = await self._vote(
+                    ends, "cast_vote", wallet, self.community, question, self._choice(params), anonymous
+                )
                 voted = said is None
             elif chance < 0.05:
-                said = await self._act("withdraw_vote", wallet, question)
+                said = await self._vote(ends, "withdraw_vote", wallet, question)
                 voted = said is not None
             elif chance < 0.08:
                 # A second vote: the chain refuses it, and the failed transaction is history like any other.
-                await self._act("cast_vote", wallet, self.community, question, self._choice(params), anonymous)
+                await self._vote(ends, "cast_vote", wallet, self.community, question, self._choice(params), anonymous)
             else:
-                await self._act("change_vote", wallet, self.community, question, self._choice(params), anonymous)
+                await self._vote(ends, "change_vote", wallet, self.community, question, self._choice(params), anonymous)
 
     async def _sealed_question(self) -> None:
         params = self._params("Sealed", self.rng.randint(6, 9), self.rng.randint(6, 9))
@@ -464,12 +512,12 @@ class Lane:
             selections, salt = self._choice(params), self.rng.randbytes(32)
             sealed = voting.commitment(selections, salt, key, question)
             if committed and self.rng.random() < 0.05:
-                if await self._act("withdraw_vote", wallet, question) is None:
+                if await self._vote(ends, "withdraw_vote", wallet, question) is None:
                     committed = False
                     ballots.pop(key, None)
                 continue
             name = "change_commitment" if committed else "commit_vote"
-            if await self._act(name, wallet, self.community, question, sealed) is None:
+            if await self._vote(ends, name, wallet, self.community, question, sealed) is None:
                 committed = True
                 ballots[key] = (selections, salt)
 
