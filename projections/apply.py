@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -69,6 +69,14 @@ def retract_decoded(conn: Conn, schema: str, positions: Sequence[int]) -> None:
     conn.execute(
         query(f"UPDATE {quoted(schema)}.decoded SET retracted = true WHERE position = ANY(%s)"), [list(positions)]
     )
+
+
+def due(retractions: Sequence[RetractionRow], after_id: int, position: int) -> list[RetractionRow]:
+    """The retractions that can be applied when the rows up to `position` were: in order of id, up to the first of a later row.
+
+    Taking one out of turn would move the cursor past that later row's, and its death would never be seen.
+    """
+    return list(takewhile(lambda r: r.position <= position, (r for r in retractions if r.id > after_id)))
 
 
 def advance(
@@ -226,4 +234,4 @@ def _settle(conn: Conn, target: Target, scopes: list[str] | None, parked: Iterab
     catalogue.park(conn, target.state.name, target.spec.program_id, still)
 
 
-__all__ = ["Target", "advance", "refold", "retract_decoded", "write_decoded"]
+__all__ = ["Target", "advance", "due", "refold", "retract_decoded", "write_decoded"]

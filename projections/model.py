@@ -59,15 +59,31 @@ def moment(seconds: int) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if 0 < seconds <= _TIME_MAX else None
 
 
+_PLAIN = frozenset({int, bool, float, type(None)})
+
+
 def clean(value: Any) -> Any:
     """The value as PostgreSQL can store it: U+0000 becomes U+FFFD, in keys too."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         return value.replace("\x00", "\ufffd") if "\x00" in value else value
-    if isinstance(value, list):
-        return [clean(item) for item in value]
-    if isinstance(value, dict):
-        return {clean(name): clean(item) for name, item in value.items()}
+    if kind is list:
+        return [item if type(item) in _PLAIN else clean(item) for item in value]
+    if kind is dict:
+        return {
+            (clean(name) if "\x00" in name else name): item if type(item) in _PLAIN else clean(item)
+            for name, item in value.items()
+        }
     return value
+
+
+def _free_of_nul(values: Row) -> Row:
+    # An event's data is clean already; only text that a handler made itself can hold one.
+    for value in values.values():
+        if (type(value) is str and "\x00" in value) or type(value) is dict:
+            cleaned: Row = clean(values)
+            return cleaned
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +228,7 @@ class TableRows:
         self.get(*key)
         event = self._event()
         self._check(values)
-        row = {**self._columns, **dict(zip(self._key, key, strict=True)), **clean(values)}
+        row = {**self._columns, **dict(zip(self._key, key, strict=True)), **_free_of_nul(values)}
         row["created_slot"] = row["updated_slot"] = event.slot
         row["created_signature"] = row["updated_signature"] = event.signature
         self._set(key, row)
@@ -224,7 +240,9 @@ class TableRows:
         if row is None:
             raise ProjectionError(f"{self._name}: no row {key!r} to update; the event that makes it is missing")
         self._check(values)
-        self._set(key, {**row, **clean(values), "updated_slot": event.slot, "updated_signature": event.signature})
+        self._set(
+            key, {**row, **_free_of_nul(values), "updated_slot": event.slot, "updated_signature": event.signature}
+        )
 
     def delete(self, *key: Any) -> None:
         """Remove the row; nothing happens when there is none."""

@@ -13,7 +13,7 @@ import psycopg
 
 from programs.errors import EXIT_UNREACHABLE, UserError
 from projections import bootstrap, catalogue
-from projections.apply import Target, advance, retract_decoded, write_decoded
+from projections.apply import Target, advance, due, retract_decoded, write_decoded
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Parked, fold
@@ -232,10 +232,11 @@ def _catch_up(conn: Conn, target: Target, decoder: Decoder, live: State) -> None
     while True:
         state = target.state
         rows = [r for r in reads.read_batch(conn, state.position) if r.position <= live.position]
-        new = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= live.retraction_id]
+        position = rows[-1].position if rows else state.position
+        held = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= live.retraction_id]
+        new = due(held, state.retraction_id, position)
         if not rows and not new:
             return
-        position = rows[-1].position if rows else state.position
         place = max(((r.raw.slot, r.raw.transaction_index) for r in rows), default=(-1, -1))
         advance(conn, target, decoder, decoder.decode(rows), position, place, new)
 

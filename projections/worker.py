@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from projections import accounts, catalogue, metrics
-from projections.apply import Target, advance, retract_decoded, write_decoded
+from projections.apply import Target, advance, due, retract_decoded, write_decoded
 from projections.bootstrap import stale
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
@@ -182,7 +182,7 @@ class Worker:
             if self._events is None or state.generation != self._events.generation:
                 self._events = None
                 return
-            new = [r for r in retractions if r.id > state.retraction_id and r.position <= max(rows_to, state.position)]
+            new = due(retractions, state.retraction_id, max(rows_to, state.position))
             if rows_to > state.position:
                 fresh = [e for e in events if e.position > state.position]
                 write_decoded(conn, state.schema, fresh)

@@ -162,3 +162,13 @@ def test_every_event_of_the_program_has_a_handler() -> None:
 
     idl = json.loads((Path(__file__).parents[3] / "programs/community_voting/idl.json").read_text())
     assert set(resolve("voting").handlers) == {e["name"] for e in idl["events"]}
+
+
+def test_a_retraction_waits_for_the_row_it_takes_back() -> None:
+    from projections.apply import due
+    from schema.reads import RetractionRow
+
+    held = [RetractionRow(n, position, 1, "s", "fork") for n, position in ((1, 5), (2, 900), (3, 6))]
+    assert [r.id for r in due(held, 0, 100)] == [1]
+    assert [r.id for r in due(held, 1, 100)] == []
+    assert [r.id for r in due(held, 1, 900)] == [2, 3]
