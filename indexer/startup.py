@@ -13,6 +13,7 @@ from indexer.edges.rpc import RpcClient, RpcPolicy
 from indexer.log import log
 from indexer.settings import BUILTIN_IDL, PREFIX, ProgramSetting, Settings
 from programs.errors import EXIT_UNREACHABLE, UserError
+from programs.idl import Idl, IdlError, load_idl
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,11 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     return Prepared(ids, specs)
 
 
-async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, bytes]:
+async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Idl]:
     """The IDL of each program by name, from the package, a file or the chain; checks on the node that each address holds a program."""
     watched = Watched(tuple(Address(p.address) for p in settings.watched))
     policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
-    found: dict[str, bytes] = {}
+    found: dict[str, Idl] = {}
     async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
         for program in settings.watched:
             if node:
@@ -90,11 +91,9 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
         )
 
 
-async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> bytes:
-    """The IDL's JSON text, checked to be one that serves something."""
+async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Idl:
+    """The program's IDL, from wherever the setting says."""
     from programs.chain_idl import ChainIdlError
-    from programs.idl import IdlError, load_idl
-
     field = f"programs.{program.name}.idl"
     try:
         if program.idl == BUILTIN_IDL:
@@ -105,8 +104,7 @@ async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> bytes:
             document = await _from_chain(rpc, program, field)
         else:
             document = _read(program.idl, field)
-        load_idl(document)
-        return document
+        return load_idl(document)
     except ChainIdlError as error:
         raise UserError(f"{field} = 'chain': {error}; give a path to the program's IDL instead") from None
     except IdlError as error:
@@ -125,7 +123,8 @@ async def _from_chain(rpc: RpcClient, program: ProgramSetting, field: str) -> by
     fetched = await chain_idl.fetch(base58.address_bytes(program.address), account)
     if fetched is None:
         raise UserError(f"{field} = 'chain': {program.address} has published no IDL; give a path to its IDL instead")
-    return fetched.document
+    document: bytes = fetched.document
+    return document
 
 
 def _read(idl: str, field: str) -> bytes:
