@@ -231,9 +231,7 @@ class Worker:
                     self._events = None
                     return
                 mine = [e for e in events if e.position > state.position]
-                new = [
-                    r for r in retractions if r.id > state.retraction_id and r.position <= max(rows_to, state.position)
-                ]
+                new = due(retractions, state.retraction_id, max(rows_to, state.position))
                 later = [v for k, v in places.items() if k > state.position]
                 if not later and not new:
                     return
