@@ -404,6 +404,8 @@ class Lane:
             await self._act("transfer_authority", self.founder, self.community, heir.pubkey())
             await self._act("transfer_authority", heir, self.community, self.founder.pubkey())
             await self._short_lived(turn)
+            called_off = await self._ask(self.founder, self._params("Open", 60, 0))
+            await self._act("cancel_question", self.moderator, self.community, called_off)
             await self._until(int(self.crowd.node.chain_time()) + 2)
 
     async def _short_lived(self, turn: int) -> None:
@@ -424,7 +426,7 @@ class Lane:
     async def _ask_always(self, lane: int) -> None:
         round_number = 0
         while True:
-            await (self._sealed_question() if (round_number + lane) % 3 == 1 else self._open_question(round_number))
+            await (self._sealed_question() if (round_number + lane) % 3 == 1 else self._open_question())
             round_number += 1
 
     def _params(self, kind: voting.BallotKind, opens_for: int, reveals_for: int) -> QuestionParams:
@@ -448,16 +450,13 @@ class Lane:
         ranked = sorted(range(len(params.options)), key=lambda at: self.rng.random() * (at + 1))
         return ranked[:count]
 
-    async def _open_question(self, round_number: int) -> None:
+    async def _open_question(self) -> None:
         params = self._params("Open", self.rng.randint(8, 14), 0)
         question = await self._ask(self.rng.choice(self.members), params)
         ends = params.closes_at - 2
         await self._together([self._open_voter(wallet, question, params, ends) for wallet in self.members])
-        if round_number % 4 == 3:
-            await self._act("cancel_question", self.moderator, self.community, question)
-        else:
-            await self._until(params.closes_at)
-            await self._must("close_question", self.rng.choice(self.members), self.community, question)
+        await self._until(params.closes_at)
+        await self._must("close_question", self.rng.choice(self.members), self.community, question)
         voters = self.rng.sample(self.members, len(self.members) // 2)
         await self._together([self._act("reclaim_vote", wallet, question) for wallet in voters])
 
