@@ -94,6 +94,7 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
 async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Idl:
     """The program's IDL, from wherever the setting says."""
     from programs.chain_idl import ChainIdlError
+
     field = f"programs.{program.name}.idl"
     try:
         if program.idl == BUILTIN_IDL:

@@ -13,7 +13,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser(
         "replay",
         help="prove the ledger against the chain again",
-        description="Read the finalized chain again and compare it with the ledger: what was missing is appended late, what died is retracted, and tables follow.",
+        description="Compare the ledger with the finalized chain: what was missing is appended late, what died is retracted, the tables follow.",
         epilog="example: indexer replay --from-slot 1000 --to-slot 2000",
     )
     add_range(parser)
