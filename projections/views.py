@@ -6,6 +6,7 @@ mirror by a lookup of the row that carries the wish.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 
@@ -152,7 +153,9 @@ def replace_views(conn: Conn, specs: Sequence[ProgramSpec], states: dict[str, St
         if schema.removesuffix("_events") in {spec.name for spec in specs} or schema == "events":
             drop_view(conn, schema, name)
     changed = {key: text for key, text in wanted.items() if held.get(key) != text}
-    for (schema, name), text in changed.items():
+    # Another order at each attempt: readers take the views in an order of their own, and against a fixed one a busy reader would make every
+    # attempt a deadlock.
+    for (schema, name), text in random.sample([*changed.items()], len(changed)):
         create_view(conn, schema, name, text)
     for schema in sorted({schema for schema, _ in changed}):
         roles.grant_views(conn, schema)
