@@ -38,6 +38,7 @@ CONFIRM_SECONDS_MAX: Final = 60.0
 _ERRORS: Final[dict[int, tuple[str, str]]] = {
     e["code"]: (e["name"], e["msg"]) for e in artifact.load_idl_json()["errors"]
 }
+_CREATING: Final = frozenset({"create_community", "create_question", "cast_vote", "commit_vote"})
 # Anchor's own refusals that a caller of this program can meet.
 _ANCHOR_ERRORS: Final = {
     2001: ("ConstraintHasOne", "The accounts do not belong together"),
@@ -170,6 +171,9 @@ class VotingClient:
         if code is not None:
             # A code of 0 is the system program's: the account to be made is there already.
             raise VotingError(code, name) if code else TransactionFailed(name, "the account exists already")
+        if name in _CREATING and "InvalidInstructionData" in str(err):
+            # What a system program answers that does not know how to create an account with money on it.
+            raise TransactionFailed(name, "the account exists already")
         raise TransactionFailed(name, str(err))
 
     async def _confirmed(self, name: str, signature: Signature) -> int:
@@ -354,6 +358,8 @@ class VotingClient:
             reply = await self.rpc.get_program_accounts(
                 PROGRAM, Confirmed, "base64", filters=[MemcmpOpts(offset=8, bytes=str(parent))]
             )
+        except RPCException as error:
+            raise TransactionFailed("accounts of " + str(parent), str(error)) from error
         except (SolanaRpcException, httpx.HTTPError) as error:
             raise self._unreachable(error) from error
         found = [self._decode(item.pubkey, item.account.data) for item in reply.value]
@@ -408,7 +414,10 @@ class VotingClient:
         `dsn` is a PostgreSQL address whose role may read `events.freshness`; `program` is the name there. UserError (exit code 3) when it
         takes longer than `timeout_seconds`.
         """
-        slot = await self._confirmed("wait_until_visible", signature)
+        try:
+            slot = await self._confirmed("wait_until_visible", signature)
+        except (SolanaRpcException, httpx.HTTPError) as error:
+            raise self._unreachable(error) from error
         await wait_for_slot(dsn, slot, program, timeout_seconds)
         return slot
 
