@@ -28,6 +28,7 @@ from solders.transaction import Transaction
 from programs.community_voting import artifact
 from programs.community_voting import instructions as voting
 from programs.community_voting.instructions import QuestionParams, Settings
+from programs.crowd.model import Model, differences, read_model
 from programs.crowd.node import Node, NotLanded
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
 
@@ -191,6 +192,16 @@ class Crowd:
             await node.close()
             self._node = None
         return self.result
+
+    async def read_model(self, url: str, result: Result | None = None) -> tuple[Model, list[str]]:
+        """The right answer for a run (the last one by default), folded from the blocks, and how the chain's accounts differ from it."""
+        run = result or self.result
+        node = Node(url)
+        try:
+            model = await read_model(node, run.slot_first, run.slot_last)
+            return model, await differences(node, model)
+        finally:
+            await node.close()
 
     async def _report(self, started: float, progress: Callable[[Result], None] | None) -> None:
         while progress is not None:
