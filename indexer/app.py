@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from sqlalchemy.exc import SQLAlchemyError
 
 from indexer import metrics
 from indexer.accounts import AccountSampler
@@ -38,6 +39,7 @@ from indexer.edges.socket import Listeners, SocketEdge
 from indexer.log import log
 from indexer.settings import Settings
 from indexer.startup import Prepared, prepare
+from programs.errors import EXIT_UNREACHABLE, UserError
 from schema import lease as leases
 from schema import ledger as ledger_api
 from schema.db import aconnect
@@ -69,6 +71,8 @@ class State:
     started: bool = False
     leader: bool = False
     halted: Halted | None = None
+    audit_halted: Halted | None = None
+    differences: int = 0
     unproven: str | None = None
     tip: Slot = NO_SLOT
     sealed: Slot = NO_SLOT
@@ -108,7 +112,12 @@ class Daemon:
         await http.start(self.settings.metrics_host, self.settings.metrics_port)
         log.info("listening", url=f"http://{self.settings.metrics_host}:{http.port}")
         try:
-            prepared = await self._until_stopped(prepare(self.settings, migrate=True))
+            try:
+                prepared = await self._until_stopped(prepare(self.settings, migrate=True))
+            except (psycopg.Error, SQLAlchemyError, OSError) as error:
+                raise UserError(
+                    f"INDEXER_DATABASE_URL: the start was cut short: {_line(error)}", EXIT_UNREACHABLE
+                ) from None
             if prepared is None:
                 return self._exit_code()
             await self._serve(prepared)
@@ -253,6 +262,8 @@ class Daemon:
             }
             if settings.account_updates:
                 loops["accounts"] = sampler.run
+            if settings.reconcile_s and self.options.project:
+                loops["reconcile"] = lambda: self._reconciling(prepared)
             try:
                 await self._term(lambda: self._sealing(driver, sealer, edge), loops)
             finally:
@@ -419,6 +430,7 @@ class Daemon:
             if isinstance(root, int):
                 await database.set_root(Slot(root))
             self.state.finalized = auditor.finalized
+            self.state.audit_halted = outcome if isinstance(outcome, Halted) else None
             metrics.FINALIZED_SLOT.set(auditor.finalized)
             if isinstance(outcome, Halted):
                 log.seldom(60.0, "error", "audit_halted", reason=outcome.reason, remedy=outcome.remedy)
@@ -426,6 +438,24 @@ class Daemon:
                 log.seldom(30.0, "warning", "audit_unproven", reason=outcome.reason)
             elif outcome.late or outcome.retracted:
                 log.error("finality_corrected", late=outcome.late, retracted=outcome.retracted, slot=outcome.slot)
+
+    async def _reconciling(self, prepared: Prepared) -> None:
+        """The tables against the accounts on the chain, every `reconcile_s` seconds."""
+        from projections.reconcile import reconcile
+
+        while True:
+            await asyncio.sleep(self.settings.reconcile_s)
+            try:
+                report = await asyncio.to_thread(
+                    reconcile, self.settings.need_database(), prepared.specs, self.settings.rpc_urls[0]
+                )
+            except UserError as error:
+                log.seldom(60.0, "warning", "not_reconciled", error=str(error))
+                continue
+            self.state.differences = len(report.differences)
+            metrics.RECONCILE_DIFFERENCES.set(len(report.differences))
+            if report.differences:
+                log.error("tables_differ", differences=len(report.differences), remedy="run: indexer reconcile")
 
     # ---- projecting ----
 
@@ -456,6 +486,18 @@ class Daemon:
                 found.append({"reason": "standby", "detail": "another indexer holds the writer's lease"})
             if state.halted is not None:
                 found.append({"reason": "halted", "detail": state.halted.reason, "remedy": state.halted.remedy})
+            if state.audit_halted is not None:
+                found.append(
+                    {"reason": "audit_halted", "detail": state.audit_halted.reason, "remedy": state.audit_halted.remedy}
+                )
+            if state.differences:
+                found.append(
+                    {
+                        "reason": "tables_differ",
+                        "detail": f"{state.differences} differences",
+                        "remedy": "run: indexer reconcile",
+                    }
+                )
             lag = state.tip - state.sealed
             if state.leader and state.tip < 0:
                 found.append({"reason": "no_tip", "detail": state.unproven or "the tip was not read yet"})

@@ -37,6 +37,10 @@ BUFFERED = Gauge("indexer_notification_buffer_size", "Notifications waiting to b
 RETRACTIONS = Counter("indexer_retractions_total", "Rows retracted because the finalized chain does not hold them")
 LATE_ROWS = Counter("indexer_late_rows_total", "Rows appended late because the finalized chain holds them")
 
+RECONCILE_DIFFERENCES = Gauge(
+    "indexer_reconcile_differences", "Fields in which tables and accounts differed at the last scheduled comparison"
+)
+
 # The edges.
 RPC_CALLS = Counter("indexer_rpc_calls_total", "JSON-RPC calls, as providers count them", ["method"])
 RPC_SECONDS = Histogram("indexer_rpc_seconds", "Time to the full reply", ["method"], buckets=_SECONDS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -72,7 +73,7 @@ class ProgramSetting(BaseModel):
 class Settings(BaseSettings):
     """The settings of every command. Durations in seconds, lags in slots."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     database_url: str = Field(default="", description="PostgreSQL, as postgresql://user:password@host:port/name")
     rpc_url: str = Field(
@@ -173,7 +174,9 @@ _config_file: dict[str, Path | None] = {"path": None}
 
 def load(config: str | None = None, **overrides: Any) -> Settings:
     """Read the settings. UserError (exit code 2) names the setting, its value and the remedy."""
-    path = config or os.environ.get(CONFIG_VARIABLE) or None
+    dotenv = Path(".env")
+    said = dotenv_values(dotenv) if dotenv.is_file() else {}
+    path = config or os.environ.get(CONFIG_VARIABLE) or said.get(CONFIG_VARIABLE) or None
     _config_file["path"] = None
     if path is not None:
         file = Path(path)
@@ -182,10 +185,9 @@ def load(config: str | None = None, **overrides: Any) -> Settings:
                 f"the configuration file {path!r} does not exist; give a TOML file with --config or {CONFIG_VARIABLE}"
             )
         _config_file["path"] = file
-    dotenv = Path(".env")
+        _check_toml(file)
     _refuse_unknown(os.environ.keys(), "environment")
-    if dotenv.is_file():
-        _refuse_unknown(dotenv_values(dotenv).keys(), ".env")
+    _refuse_unknown(said.keys(), ".env")
     try:
         return Settings(_env_file=dotenv if dotenv.is_file() else None, **overrides)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -194,6 +196,21 @@ def load(config: str | None = None, **overrides: Any) -> Settings:
         raise
     except Exception as error:  # a TOML or JSON syntax error, named by its library
         raise UserError(f"the settings can't be read: {_first_line(error)}; mend {path or 'the environment'}") from None
+    finally:
+        _config_file["path"] = None
+
+
+def _check_toml(file: Path) -> None:
+    """A TOML file is ours alone: what it names must exist. Environment and .env are shared, only their INDEXER_… names are ours."""
+    try:
+        document = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the configuration file {str(file)!r} is not TOML: {_first_line(error)}") from None
+    for name in document:
+        if name not in Settings.model_fields:
+            near = [other for other in Settings.model_fields if _alike(name, other)]
+            hint = f"; did you mean {near[0]!r}?" if near else "; take it out"
+            raise UserError(f"{name!r} is not a setting (in {str(file)!r}){hint}")
 
 
 def derived_ws_url(rpc_url: str) -> str:
