@@ -234,10 +234,34 @@ def _keep(demo: Demo, view: Any) -> None:
         )
     view.say("read", f'psql "{demo.reader}" -c "SELECT text, tallies, status FROM voting.questions"')
     view.say("watch", f"curl http://127.0.0.1:{demo.metrics_port}/metrics")
-    view.say("vote", f"python -m programs.crowd --url {demo.rpc_url} --rate 5 --seconds 20 --seed 7")
+    wallet, question = asyncio.run(_a_question_to_vote_on(demo))
+    client = f"{Path(sys.executable).relative_to(Path.cwd()) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable}"
+    view.say(
+        "vote",
+        f"{client} -m programs.community_voting cast-vote {question} --select 0 --url {demo.rpc_url} --keypair {wallet}",
+    )
     view.say("end", "Ctrl-C")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
+
+
+async def _a_question_to_vote_on(demo: Demo) -> tuple[Path, str]:
+    """A community of one's own with an open question; the wallet's file and the question's address."""
+    from solders.keypair import Keypair
+
+    from programs.community_voting.client import VotingClient
+    from programs.community_voting.instructions import QuestionParams, Settings
+
+    wallet = Keypair()
+    path = Path(".local") / "demo-wallet.json"
+    path.write_text(json.dumps(list(bytes(wallet))))
+    path.chmod(0o600)
+    async with VotingClient(demo.rpc_url) as client:
+        await client.airdrop(wallet.pubkey(), 10_000_000_000)
+        community = await client.create_community(wallet, 1, Settings("Your community"))
+        params = QuestionParams("Does it work?", ("yes", "no"), closes_at=int(time.time()) + 86_400)
+        question = await client.create_question(wallet, community, params)
+    return path, str(question)
 
 
 async def _until(ready: Any, seconds: float, what: str, raises: bool = True) -> bool:

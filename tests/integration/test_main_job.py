@@ -165,3 +165,78 @@ def test_the_daemon_refuses_a_wrong_start_with_one_line(db: str) -> None:
     )
     assert dead.returncode == 3
     assert "Traceback" not in missing.stderr + unknown.stderr + dead.stderr
+
+
+async def read_your_own_writes(dsn: str) -> None:
+    """A client asks, votes and waits until its vote is visible; then the row must be there, without any further waiting."""
+    import psycopg
+    from solders.keypair import Keypair
+
+    from programs.community_voting.client import VotingClient
+    from programs.community_voting.instructions import QuestionParams
+    from programs.community_voting.instructions import Settings as CommunitySettings
+
+    async with node() as chain:
+        settings = Settings(
+            database_url=dsn, rpc_url=chain.rpc_url, ws_url=chain.ws_url, metrics_port=0, programs=(voting(),)
+        )
+        daemon = Daemon(settings, RunOptions())
+        running = asyncio.create_task(daemon.run())
+        assert await until(lambda: daemon.state.leader, 20)
+        wallet = Keypair()
+        async with VotingClient(chain.rpc_url) as client:
+            await client.airdrop(wallet.pubkey(), 10_000_000_000)
+            community = await client.create_community(wallet, 1, CommunitySettings("Garden"))
+            closes_at = int(time.time()) + 3_600
+            question = await client.create_question(
+                wallet, community, QuestionParams("Roses?", ("yes", "no"), closes_at)
+            )
+            signature = await client.cast_vote(wallet, question, [1])
+            await client.wait_until_visible(signature, dsn)
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            cursor = await connection.execute("SELECT selections, created_signature FROM voting.votes")
+            assert await cursor.fetchall() == [([1], str(signature))]
+            cursor = await connection.execute(
+                "SELECT tallies FROM voting.questions WHERE question = %s", (str(question),)
+            )
+            assert await cursor.fetchall() == [([0, 1],)]
+        daemon._on_signal(signal.SIGTERM)
+        assert await running == 0
+
+
+def test_a_vote_is_visible_when_the_client_says_so(db: str) -> None:
+    asyncio.run(read_your_own_writes(db))
+
+
+def test_a_second_daemon_stands_by_and_takes_over(db: str) -> None:
+    async def run() -> None:
+        async with node() as chain:
+            settings = Settings(
+                database_url=db,
+                rpc_url=chain.rpc_url,
+                ws_url=chain.ws_url,
+                metrics_port=0,
+                lease_ttl_s=2,
+                programs=(voting(),),
+            )
+            first, second = Daemon(settings, RunOptions(project=False)), Daemon(settings, RunOptions(project=False))
+            leading = asyncio.create_task(first.run())
+            assert await until(lambda: first.state.leader, 20)
+            waiting = asyncio.create_task(second.run())
+            assert await until(lambda: second.state.started, 20)
+            await asyncio.sleep(3)
+            assert first.state.leader
+            assert not second.state.leader
+            assert [reason["reason"] for reason in second.reasons()] == ["standby"]
+            # The leader dies without a word: it can neither release nor renew.
+            leading.cancel()
+            first._release = _nothing  # type: ignore[method-assign]
+            await asyncio.gather(leading, return_exceptions=True)
+            assert await until(lambda: second.state.leader, 10)
+            second._on_signal(signal.SIGTERM)
+            assert await waiting == 0
+
+    async def _nothing(lease: Any) -> None:
+        return None
+
+    asyncio.run(run())
