@@ -34,6 +34,9 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
 
     dsn = settings.need_database()
     idls = await load_idls(settings, node=node)
+    for program in settings.watched:
+        # Refused before anything is written: a projection that does not exist, an IDL that does not fit it.
+        bootstrap.spec(program.name, program.address, 0, idls[program.name], program.projections)
     await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
     current, head = await asyncio.to_thread(db.revisions, dsn)
     if current is None and migrate:

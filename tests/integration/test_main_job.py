@@ -240,3 +240,21 @@ def test_a_second_daemon_stands_by_and_takes_over(db: str) -> None:
         return None
 
     asyncio.run(run())
+
+
+def test_a_projection_that_does_not_exist_changes_nothing() -> None:
+    from programs.errors import UserError
+    from schema.embedded import EmbeddedPostgres
+
+    async def start(dsn: str) -> None:
+        async with node() as chain:
+            program = ProgramSetting(name="voting", idl=BUILTIN_IDL, projections=("nope",))
+            settings = Settings(
+                database_url=dsn, rpc_url=chain.rpc_url, ws_url=chain.ws_url, metrics_port=0, programs=(program,)
+            )
+            with pytest.raises(UserError, match="nope"):
+                await Daemon(settings, RunOptions()).run()
+
+    with EmbeddedPostgres() as postgres:
+        asyncio.run(start(postgres.dsn))
+        assert database.revisions(postgres.dsn)[0] is None
