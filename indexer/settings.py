@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -117,6 +119,20 @@ class Settings(BaseSettings):
         """Environment before .env before TOML."""
         toml = TomlConfigSettingsSource(settings_cls, toml_file=_config_file.get("path"))
         return init_settings, env_settings, dotenv_settings, toml
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: str) -> str:
+        # Checked before anything is reached for: a node that is down must not hide that this could never have worked.
+        try:
+            ports = str(conninfo_to_dict(value).get("port") or "").split(",")
+            if not all(port == "" or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
+                raise psycopg.ProgrammingError("port")
+        except psycopg.Error:
+            scheme, found, _ = value.partition("://")
+            what = f"the scheme {scheme[:30]!r}" if found and scheme not in ("postgresql", "postgres") else "the value"
+            raise ValueError(f"{what} is not PostgreSQL's; give postgresql://user:password@host:port/name") from None
+        return value
 
     @field_validator("rpc_url")
     @classmethod

@@ -6,7 +6,10 @@ import argparse
 import importlib
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
 
 from programs.errors import UserError
 
@@ -38,6 +41,15 @@ EPILOG = """exit codes:
 """
 
 
+def version() -> str:
+    """The version in pyproject.toml, of the installed package or of the tree that is run in place."""
+    try:
+        return metadata.version("community-voting-indexer")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text())["project"]["version"])
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     top = argparse.ArgumentParser(
@@ -46,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"indexer {version()}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         try:

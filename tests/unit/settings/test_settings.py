@@ -47,6 +47,9 @@ def test_the_file_may_be_named_in_dotenv(tmp_path: Path) -> None:
     [
         ("INDEXER_METRICS_PORT", "99999", "INDEXER_METRICS_PORT = '99999'"),
         ("INDEXER_RPC_URL", "ftp://host", "INDEXER_RPC_URL"),
+        ("INDEXER_DATABASE_URL", "mysql://u:secret@h/d", "INDEXER_DATABASE_URL: the scheme 'mysql'"),
+        ("INDEXER_DATABASE_URL", "postgresql+psycopg://u:secret@h/d", "INDEXER_DATABASE_URL: the scheme"),
+        ("INDEXER_DATABASE_URL", "postgresql://u:secret@h:port:7/d", "INDEXER_DATABASE_URL: the value"),
         ("INDEXER_RPC_ULR", "http://h", "did you mean INDEXER_RPC_URL?"),
         ("INDEXER_COMMITMENT", "processed", "INDEXER_COMMITMENT = 'processed'"),
         ("INDEXER_PROGRAMS", '[{"name": "Bad Name", "address": "x"}]', "name"),
@@ -58,6 +61,7 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     monkeypatch.setenv(name, value)
     message = refusal()
     assert said in message or "programs" in message
+    assert "secret" not in message
 
 
 def test_a_secret_in_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

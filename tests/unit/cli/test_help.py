@@ -1,0 +1,43 @@
+"""The command line explains itself: every command and every verb of one has a description, an example, and --json where it prints a result."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import pytest
+
+from indexer.cli.main import COMMANDS, main, parser, version
+
+
+def commands(top: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every parser that a user can reach and that has no verbs of its own."""
+    subs = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
+    for sub in subs:
+        for name, child in sub.choices.items():
+            yield from commands(child, (*path, name))
+    if not subs:
+        yield " ".join(path), top
+
+
+ALL = dict(commands(parser()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_shows_an_example_and_the_machine_form(name: str) -> None:
+    text = ALL[name].format_help()
+    assert "example" in text, f"indexer {name} --help has no example"
+    assert f"indexer {name.split()[0]}" in text.partition("example")[2]
+    assert "--json" in text
+
+
+def test_every_command_of_the_list_is_there() -> None:
+    assert {name.split()[0] for name in ALL} == {name.replace("_", "-") for name in COMMANDS}
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"indexer {version()}\n"
+    assert version().count(".") == 2
