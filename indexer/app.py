@@ -447,7 +447,7 @@ class Daemon:
             await asyncio.sleep(self.settings.reconcile_s)
             try:
                 report = await asyncio.to_thread(
-                    reconcile, self.settings.need_database(), prepared.specs, self.settings.rpc_urls[0]
+                    reconcile, self.settings.need_database(), prepared.specs, self.settings.rpc_urls
                 )
             except UserError as error:
                 log.seldom(60.0, "warning", "not_reconciled", error=str(error))

@@ -1,33 +1,46 @@
-"""The projected rows against the accounts on the chain, field by field.
+"""The projected rows against the accounts on the chain, field by field, at one slot.
 
-The node gives all accounts at one slot, S. Rows are compared when the tables have reached S; what differs is looked at again a few
-times, because the chain moves on between the two reads, and only what stays different is reported.
+The node gives all accounts as they were at a slot S; the tables have reached S or gone beyond it. What differs is looked at again, and then
+a row that has changed after S is folded anew from the events up to S: a question that is voted on in every slot is compared as exactly as
+one that rests. Only what stays different is reported.
 """
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from programs.codec import CodecError
 from programs.errors import EXIT_UNREACHABLE, UserError
 from projections import catalogue
-from projections.catalogue import Conn, State
+from projections.apply import Target, stored_events
+from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import ProgramSpec
+from projections.fold import MemoryStore, fold
 from projections.model import Key, Projection, Row, clean
-from projections.store import query, quoted
+from projections.store import Store, query, quoted
 from projections.views import installed_name
 from schema import db
 
-LOOKS = 6
+LOOKS = 4
 PAUSE_S = 0.7
-_ACCOUNTS_MAX = 100
 MISSING = "(missing)"
+_ACCOUNTS_MAX = 100
+_ROWS_AT_ONCE = 5_000
+_REFOLD_EVENTS = 2_000
+# A differing row is looked at again; so many rows that differ at once are no matter of timing.
+_SUSPECTS_MAX = 20_000
+_CALL_ATTEMPTS = 6
+_BACKOFF_S = 0.25
+_BACKOFF_S_MAX = 5.0
+_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRY_CODES = frozenset({429, -32029, -32005, -32016})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +68,23 @@ class Report:
     remedy: str | None
 
 
-class Chain:
-    """The two calls that are needed, over HTTP."""
+class _Busy(Exception):
+    """Worth another try; `after_s` is what the node asked to wait."""
 
-    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, why: str, after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+
+
+class Chain:
+    """The two calls that are needed, over HTTP: retried with patience, at the next endpoint when there are several."""
+
+    def __init__(self, urls: Sequence[str], timeout_s: float = 30.0) -> None:
         self._client = httpx.Client(timeout=timeout_s)
-        self._url = url
+        self._urls = tuple(urls)
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connections."""
         self._client.close()
 
     def program_accounts(self, program: str) -> tuple[int, dict[str, bytes]]:
@@ -83,22 +104,57 @@ class Chain:
         }
 
     def _call(self, method: str, params: list[Any]) -> Any:
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Busy),
+            stop=stop_after_attempt(_CALL_ATTEMPTS * len(self._urls)),
+            wait=_patience,
+            reraise=True,
+        )
         try:
-            reply = self._client.post(self._url, json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+            for attempt in retrying:
+                with attempt:
+                    turn = attempt.retry_state.attempt_number - 1
+                    return self._ask(self._urls[turn % len(self._urls)], method, params)
+        except _Busy as busy:
+            raise UserError(f"INDEXER_RPC_URL: {method}: {busy}; is the node up?", EXIT_UNREACHABLE) from None
+        raise AssertionError("an attempt returns or raises")
+
+    def _ask(self, url: str, method: str, params: list[Any]) -> Any:
+        try:
+            reply = self._client.post(url, json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        except httpx.HTTPError as error:
+            raise _Busy(type(error).__name__) from None
+        if reply.status_code in _RETRY_STATUS:
+            raise _Busy(f"HTTP {reply.status_code}", _seconds(reply.headers.get("retry-after")))
+        try:
             body = reply.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise UserError(
-                f"INDEXER_RPC_URL: {method}: {type(error).__name__}; is the node up?", EXIT_UNREACHABLE
-            ) from None
-        if not isinstance(body, dict) or "result" not in body:
-            detail = body.get("error") if isinstance(body, dict) else reply.status_code
+        except ValueError:
+            raise _Busy("an answer that is no JSON") from None
+        refusal = body.get("error") if isinstance(body, dict) else None
+        if isinstance(refusal, dict) and refusal.get("code") in _RETRY_CODES:
+            raise _Busy(f"{refusal.get('message')} ({refusal.get('code')})")
+        if not isinstance(body, dict) or body.get("result") is None:
+            detail = refusal if refusal is not None else f"HTTP {reply.status_code} without a result"
             raise UserError(f"INDEXER_RPC_URL: {method}: {detail}; does the node serve it?", EXIT_UNREACHABLE)
         return body["result"]
 
 
-def reconcile(dsn: str, specs: Sequence[ProgramSpec], url: str, *, timeout_s: float = 30.0) -> Report:
-    """Compare everything. UserError, exit code 3, when the tables do not reach the accounts' slot in time."""
-    chain = Chain(url, timeout_s)
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else max(0.0, float(text))
+    except ValueError:
+        return None
+
+
+def _patience(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.after_s if isinstance(error, _Busy) else None
+    return float(min(_BACKOFF_S_MAX, asked if asked is not None else _BACKOFF_S * 2 ** (state.attempt_number - 1)))
+
+
+def reconcile(dsn: str, specs: Sequence[ProgramSpec], urls: Sequence[str], *, timeout_s: float = 30.0) -> Report:
+    """Compare everything. UserError, exit code 3, when the node or the tables do not come in time."""
+    chain = Chain(urls, timeout_s)
     slot = accounts = rows = undecodable = 0
     found: list[Difference] = []
     try:
@@ -136,74 +192,146 @@ def _wait(conn: Conn, spec: ProgramSpec, slot: int, timeout_s: float) -> None:
 def _settled(
     conn: Conn, chain: Chain, spec: ProgramSpec, projection: Projection, slot: int, held: dict[str, bytes]
 ) -> tuple[list[Difference], int, int]:
-    tables = _rows(conn, spec, projection, None)
-    compared = sum(map(len, tables.values()))
-    differing, broken = compare(spec, projection, slot, held, tables)
+    """What differs, how many rows were compared, and how many accounts do not decode."""
+    first = Comparison(spec, projection, slot, held)
+    with conn.transaction():
+        for table, row in _rows(conn, spec, projection, None):
+            first.row(table, row)
+    differing = first.finish()
     for _ in range(LOOKS - 1):
         keys = sorted({d.key for d in differing})
-        if not keys:
+        if not keys or len(keys) > _SUSPECTS_MAX:
             break
         time.sleep(PAUSE_S)
-        # Only what differed is read again, both sides close to each other.
-        again: dict[str, bytes] = {}
+        differing = []
         for at in range(0, len(keys), _ACCOUNTS_MAX):
-            slot, some = chain.accounts(spec.address, keys[at : at + _ACCOUNTS_MAX])
-            again.update(some)
-        _wait(conn, spec, slot, 10.0)
-        differing, _ = compare(spec, projection, slot, again, _rows(conn, spec, projection, keys))
-    return differing, compared, broken
+            some = keys[at : at + _ACCOUNTS_MAX]
+            slot, again = chain.accounts(spec.address, some)
+            _wait(conn, spec, slot, 10.0)
+            look = Comparison(spec, projection, slot, again)
+            for table, row in _rows_at(conn, spec, projection, slot, some):
+                look.row(table, row)
+            differing += look.finish()
+    return differing, first.rows, first.undecodable
 
 
-def _rows(conn: Conn, spec: ProgramSpec, projection: Projection, keys: list[str] | None) -> dict[str, dict[Key, Row]]:
+def _rows(conn: Conn, spec: ProgramSpec, projection: Projection, keys: list[str] | None) -> Iterator[tuple[str, Row]]:
+    """Rows of every table, all or those of the keys, through a cursor of the caller's transaction."""
     state: State = catalogue.states(conn)[installed_name(spec, projection)]
-    found: dict[str, dict[Key, Row]] = {}
     for table in projection.tables:
         (key,) = [c.name for c in table.primary_key.columns]
         where = "" if keys is None else f" WHERE {quoted(key)} = ANY(%s)"
-        cursor = conn.execute(
-            query(f"SELECT * FROM {quoted(state.schema)}.{quoted(table.name)}{where}"), None if keys is None else [keys]
-        )
-        names = [c.name for c in cursor.description or ()]
-        at = names.index(key)
-        found[table.name] = {(values[at],): dict(zip(names, values, strict=True)) for values in cursor}
-    return found
-
-
-def compare(
-    spec: ProgramSpec, projection: Projection, slot: int, held: Mapping[str, bytes], tables: dict[str, dict[Key, Row]]
-) -> tuple[list[Difference], int]:
-    """Differences between accounts and rows, and how many accounts do not decode. Pure."""
-    name = installed_name(spec, projection)
-    found: list[Difference] = []
-    seen: set[tuple[str, Key]] = set()
-    broken = 0
-    codec = spec.codec_at(slot)
-    for address, data in held.items():
-        try:
-            decoded = codec.decode_account(data)
-        except CodecError as error:
-            broken += 1
-            found.append(Difference(name, "", address, "", MISSING, f"undecodable: {error}", None))
-            continue
-        expectation = projection.accounts.get(decoded.name)
-        if expectation is None:
-            continue
-        table, key, expected = expectation(address, clean(decoded.data))
-        seen.add((table, key))
-        row = tables[table].get(key)
-        if row is None or projection.gone(table, row):
-            found.append(
-                Difference(name, table, address, "", MISSING if row is None else row.get("status"), "account", None)
+        with conn.cursor(name="reconcile") as cursor:
+            cursor.itersize = _ROWS_AT_ONCE
+            cursor.execute(
+                query(f"SELECT * FROM {quoted(state.schema)}.{quoted(table.name)}{where}"),
+                None if keys is None else [keys],
             )
-            continue
-        for column, value in expected.items():
-            if row[column] != value:
-                found.append(Difference(name, table, address, column, row[column], value, row["updated_slot"]))
-    for table, rows in tables.items():
-        for key, row in rows.items():
-            if (table, key) not in seen and not projection.gone(table, row):
-                found.append(Difference(name, table, str(key[0]), "", "row", MISSING, row["updated_slot"]))
-    return found, broken
+            names = [c.name for c in cursor.description or ()]
+            for values in cursor:
+                yield table.name, dict(zip(names, values, strict=True))
+
+
+def _rows_at(
+    conn: Conn, spec: ProgramSpec, projection: Projection, slot: int, keys: list[str]
+) -> list[tuple[str, Row]]:
+    """The rows of the keys as they were after `slot`: those that changed later are folded anew from the events up to it."""
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        now = list(_rows(conn, spec, projection, keys))
+        newer = [row for _, row in now if row["updated_slot"] > slot]
+        if not newer:
+            return now
+        scopes = None if projection.scope is None else sorted({row[projection.scope] for row in newer})
+        past = _folded(conn, spec, projection, slot, scopes)
+    kept = [] if scopes is None else [(t, row) for t, row in now if row[projection.scope or ""] not in scopes]
+    return kept + [
+        (table, row)
+        for table, rows in past.held.items()
+        for key, row in rows.items()
+        if row is not None and key[0] in set(keys)
+    ]
+
+
+def _folded(conn: Conn, spec: ProgramSpec, projection: Projection, slot: int, scopes: list[str] | None) -> MemoryStore:
+    states = catalogue.states(conn)
+    state = states[installed_name(spec, projection)]
+    decoded = f"{quoted(states[EVENTS].schema)}.decoded"
+    target = Target(spec, projection, Store(conn, projection, state.schema), state, decoded)
+    skip = catalogue.discarded(conn, state.name)
+    store = MemoryStore(projection)
+    stopped: set[str] = set()
+    batch = []
+    for event in stored_events(conn, target, scopes, state.position):
+        if event.slot > slot:
+            break
+        batch.append(event)
+        if len(batch) >= _REFOLD_EVENTS:
+            fold(projection, store, batch, stopped, skip)
+            batch = []
+    fold(projection, store, batch, stopped, skip)
+    return store
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Accounts at a slot against the rows that are handed in one by one; `finish` gives the differences. Pure."""
+
+    spec: ProgramSpec
+    projection: Projection
+    slot: int
+    accounts: Mapping[str, bytes]
+    rows: int = 0
+    undecodable: int = 0
+    _found: list[Difference] = field(default_factory=list)
+    # Which account a row must have. Its fields are decoded when the row comes: all at once would be many times the accounts' bytes.
+    _wanted: dict[tuple[str, Key], str] = field(default_factory=dict)
+    _name: str = ""
+
+    def __post_init__(self) -> None:
+        self._name = installed_name(self.spec, self.projection)
+        codec = self.spec.codec_at(self.slot)
+        for address, data in self.accounts.items():
+            try:
+                decoded = codec.decode_account(data)
+            except CodecError as error:
+                self.undecodable += 1
+                self._differs("", address, "", MISSING, f"undecodable: {error}", None)
+                continue
+            expectation = self.projection.accounts.get(decoded.name)
+            if expectation is not None:
+                table, key, _ = expectation(address, clean(decoded.data))
+                self._wanted[table, key] = address
+
+    def row(self, table: str, row: Row) -> None:
+        """Compare a row with its account."""
+        self.rows += 1
+        (column,) = [c.name for c in next(t for t in self.projection.tables if t.name == table).primary_key.columns]
+        key = (row[column],)
+        address = self._wanted.pop((table, key), None)
+        gone = self.projection.gone(table, row)
+        if address is None:
+            if not gone:
+                self._differs(table, str(key[0]), "", "row", MISSING, row["updated_slot"])
+            return
+        if gone:
+            self._differs(table, address, "", row.get("status"), "account", None)
+            return
+        decoded = self.spec.codec_at(self.slot).decode_account(self.accounts[address])
+        _, _, expected = self.projection.accounts[decoded.name](address, clean(decoded.data))
+        for name, value in expected.items():
+            if row[name] != value:
+                self._differs(table, address, name, row[name], value, row["updated_slot"])
+
+    def finish(self) -> list[Difference]:
+        """All differences: accounts without a row come last."""
+        for (table, _), address in self._wanted.items():
+            self._differs(table, address, "", MISSING, "account", None)
+        self._wanted.clear()
+        return self._found
+
+    def _differs(self, table: str, key: str, name: str, in_table: Any, on_chain: Any, updated: int | None) -> None:
+        self._found.append(Difference(self._name, table, key, name, in_table, on_chain, updated))
 
 
 def _remedy(

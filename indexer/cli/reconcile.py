@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from projections.reconcile import reconcile
 
     settings, specs = prepared(args)
-    report = reconcile(settings.need_database(), specs, settings.rpc_urls[0], timeout_s=args.timeout)
+    report = reconcile(settings.need_database(), specs, settings.rpc_urls, timeout_s=args.timeout)
     if args.json:
         print(document(dataclasses.asdict(report)))
     else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from programs.errors import UserError
 from projections import bootstrap
 from projections.explain import explain
 from projections.rebuild import rebuild
@@ -140,11 +141,11 @@ def test_a_row_is_explained_by_its_events(chain: Any) -> None:
 
 
 class Node:
-    """Answers getProgramAccounts and getMultipleAccounts from a dictionary."""
+    """Answers getProgramAccounts and getMultipleAccounts from a dictionary; `refusals` are answered first, one a call."""
 
-    def __init__(self, slot: int, accounts: dict[str, bytes]) -> None:
+    def __init__(self, slot: int, accounts: dict[str, bytes], refusals: list[tuple[int, bytes]] | None = None) -> None:
         node = self
-        self.accounts, self.slot = accounts, slot
+        self.accounts, self.slot, self.refusals = accounts, slot, refusals or []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -154,9 +155,11 @@ class Node:
                     value = [{"pubkey": a, "account": node.shown(a)} for a in node.accounts]
                 else:
                     value = [node.shown(a) if a in node.accounts else None for a in call["params"][0]]
-                body = json.dumps({"result": {"context": {"slot": node.slot}, "value": value}}).encode()
-                self.send_response(200)
+                answer = json.dumps({"result": {"context": {"slot": node.slot}, "value": value}}).encode()
+                status, body = node.refusals.pop(0) if node.refusals else (200, answer)
+                self.send_response(status)
                 self.send_header("content-length", str(len(body)))
+                self.send_header("retry-after", "0")
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -170,54 +173,84 @@ class Node:
     def shown(self, address: str) -> dict[str, Any]:
         return {"owner": history.PROGRAM, "data": [base64.b64encode(self.accounts[address]).decode(), "base64"]}
 
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
-def test_a_field_that_differs_from_the_chain_is_named(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.reconcile.PAUSE_S", 0.0)
+
+def accounts_after(votes: int, **community: Any) -> dict[str, bytes]:
+    """The accounts of the fixture's history after so many votes; keywords change the community's."""
     made = history.community("a")[1]
     counts = {**made["counts"], "questions": 1, "open_questions": 1}
-    account = {"creator": made["creator"], "authority": made["authority"], "id": made["id"], "settings": made["settings"],
-               "counts": counts, "dissolved": False, "created_at": 100, "updated_at": 100, "bump": 255}  # fmt: skip
+    settled = {"creator": made["creator"], "authority": made["authority"], "id": made["id"], "settings": made["settings"],
+               "counts": counts, "dissolved": False, "created_at": 100, "updated_at": 100, "bump": 255, **community}  # fmt: skip
     asked = history.question("a", 0)[1]
-    question = {
-        n: asked[n]
-        for n in (
-            "community",
-            "author",
-            "index",
-            "options",
-            "ballot_kind",
-            "max_selections",
-            "allow_changes",
-            "quorum",
-            "eligibility",
-            "activations_before",
-            "opens_at",
-            "closes_at",
-            "reveal_until",
-            "bump",
-        )
-    }
-    question |= {"text": asked["text"], "status": "Open", "tallies": [50, 0], "ballots_cast": 50, "ballots_revealed": 0,
+    kept = (
+        "community author index text options ballot_kind max_selections allow_changes quorum eligibility activations_before"
+        " opens_at closes_at reveal_until bump"
+    )
+    question = {name: asked[name] for name in kept.split()}
+    question |= {"status": "Open", "tallies": [votes, 0], "ballots_cast": votes, "ballots_revealed": 0,
                  "outcome": "Undecided", "winners": "", "created_at": 110, "settled_at": 0}  # fmt: skip
     accounts = {
-        history.address("a"): history.CODEC.encode_account("Community", account),
+        history.address("a"): history.CODEC.encode_account("Community", settled),
         history.address("a/q0"): history.CODEC.encode_account("Question", question),
     }
-    for n in range(50):
+    for n in range(votes):
         cast = {"question": history.address("a/q0"), "voter": history.address(f"w{n}"), "selections": "00", "commitment": None,
                 "revealed": False, "anonymous": False, "cast_at": 120, "updated_at": 120, "changes": 0, "bump": 253}  # fmt: skip
         accounts[history.address(f"a/q0/w{n}")] = history.CODEC.encode_account("Vote", cast)
-    node = Node(52, accounts)
+    return accounts
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.reconcile.PAUSE_S", 0.0)
+    monkeypatch.setattr("projections.reconcile._BACKOFF_S", 0.0)
+
+
+def test_a_field_that_differs_from_the_chain_is_named(chain: Any, at_once: None) -> None:
+    node = Node(52, accounts_after(50))
     try:
-        equal = reconcile(chain.dsn, chain.specs, node.url, timeout_s=5)
+        equal = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
         assert (equal.differences, equal.remedy, equal.accounts, equal.rows) == ((), None, 52, 52)
-        node.accounts[history.address("a")] = history.CODEC.encode_account("Community", {**account, "dissolved": True})
+        node.accounts = accounts_after(50, dissolved=True)
         del node.accounts[history.address("a/q0/w7")]
-        report = reconcile(chain.dsn, chain.specs, node.url, timeout_s=5)
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
     finally:
-        node.server.shutdown()
-        node.server.server_close()
+        node.close()
     assert {(d.table, d.key, d.field) for d in report.differences} == {
         ("communities", history.address("a"), "dissolved"), ("votes", history.address("a/q0/w7"), "")
     }  # fmt: skip
     assert report.remedy == "the ledger lacks transactions: indexer replay --from-slot 2"
+
+
+def test_rows_that_went_on_after_the_accounts_slot_are_compared_as_they_were(chain: Any, at_once: None) -> None:
+    # The tables hold fifty votes; the node speaks of slot 32, when there were thirty: nothing is wrong.
+    node = Node(32, accounts_after(30))
+    try:
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+        assert (report.differences, report.accounts, report.rows) == ((), 32, 52)
+        node.accounts = accounts_after(29)
+        differing = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5).differences
+    finally:
+        node.close()
+    assert sorted((d.table, d.key, d.field, d.in_table, d.on_chain) for d in differing) == [
+        ("questions", history.address("a/q0"), "ballots_cast", 30, 29),
+        ("questions", history.address("a/q0"), "tallies", [30, 0], [29, 0]),
+        ("votes", history.address("a/q0/w29"), "", "row", "(missing)"),
+    ]
+
+
+def test_a_busy_node_is_asked_again_and_a_dead_one_left(chain: Any, at_once: None) -> None:
+    busy = [(429, b""), (200, b'{"error": {"code": -32029, "message": "slow down"}}'), (503, b"<html>"), (200, b"{")]
+    node = Node(52, accounts_after(50), busy)
+    try:
+        report = reconcile(chain.dsn, chain.specs, ("http://127.0.0.1:1", node.url), timeout_s=5)
+        assert (report.differences, node.refusals) == ((), [])
+        node.refusals = [(429, b"")] * 50
+        with pytest.raises(UserError, match="getProgramAccounts: HTTP 429") as refused:
+            reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+    finally:
+        node.close()
+    assert refused.value.exit_code == 3
