@@ -5,6 +5,7 @@ The server is the one that INDEXER_TEST_DATABASE_URL names, else a container whe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -54,14 +55,27 @@ def template(database_url: str) -> Iterator[str]:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-@pytest.fixture
-def db_dsn(database_url: str, template: str) -> Iterator[str]:
-    """A fresh migrated database of this test's own."""
+@contextlib.contextmanager
+def _clone(database_url: str, template: str) -> Iterator[str]:
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
         yield make_conninfo(database_url, dbname=name)
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def db_dsn(database_url: str, template: str) -> Iterator[str]:
+    """A fresh migrated database of this test's own."""
+    with _clone(database_url, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def module_db(database_url: str, template: str) -> Iterator[str]:
+    """A fresh migrated database that the tests of a module share: for data that takes long to make."""
+    with _clone(database_url, template) as dsn:
+        yield dsn
 
 
 @pytest.fixture(name="db")

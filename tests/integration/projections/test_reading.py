@@ -49,30 +49,6 @@ def follow(chain: Any) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [
-        ("SELECT * FROM voting.members WHERE wallet = 'x'", "members_by_wallet"),
-        ("SELECT * FROM voting.questions WHERE community = 'x' AND status = 'Open' ORDER BY closes_at, question LIMIT 20",
-         "questions_by_closing"),
-        ("SELECT * FROM voting.questions WHERE (created_at, question) < (now(), 'x') ORDER BY created_at DESC, question DESC LIMIT 20",
-         "questions_newest"),
-        ("SELECT * FROM voting.options WHERE question = 'x'", "questions_pkey"),
-        ("SELECT * FROM voting.votes WHERE question = 'x' AND vote > 'y' ORDER BY vote LIMIT 20", "votes_by_question"),
-        ("SELECT * FROM voting.votes WHERE voter = 'x' ORDER BY cast_at DESC LIMIT 20", "votes_by_voter"),
-        ("SELECT * FROM events.decoded WHERE signature = 'x'", "decoded_by_signature"),
-        ("SELECT * FROM events.decoded ORDER BY position DESC, event_index DESC LIMIT 20", "decoded_pkey"),
-    ],
-)  # fmt: skip
-def test_a_front_ends_query_uses_its_index(chain: Any, statement: str, index: str) -> None:
-    with db.connect(chain.dsn) as conn:
-        conn.execute("SET enable_seqscan = off")
-        conn.execute("SET enable_bitmapscan = off")
-        plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement))
-    assert f" using {index}" in plan or f" {index} " in plan, plan
-    assert "Sort" not in plan, plan
-
-
 def test_a_reader_sees_only_whole_states_while_tables_are_swapped(chain: Any) -> None:
     seen: set[tuple[int, int]] = set()
     errors: list[BaseException] = []
