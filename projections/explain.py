@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -44,8 +44,8 @@ def find_table(specs: Sequence[ProgramSpec], table: str) -> tuple[ProgramSpec, P
     raise UserError(f"TABLE {table!r}: there is no such table; there is {known}")
 
 
-def steps(projection: Projection, table: str, key: Key, events: Sequence[Event]) -> list[Step]:
-    """Fold the events of a scope in order and note what touches the row. Pure."""
+def steps(projection: Projection, table: str, key: Key, events: Iterable[Event]) -> list[Step]:
+    """Fold the events of a scope in order and note what touches the row. Pure; the events are not kept."""
     store = MemoryStore(projection)
     stopped: set[str] = set()
     found = []
@@ -79,10 +79,8 @@ def explain(dsn: str, specs: Sequence[ProgramSpec], table: str, key: str) -> lis
             raise UserError(f"KEY {key!r}: {table} has no such row", 1)
         scopes = None if projection.scope is None else [row[projection.scope]]
         skip = catalogue.discarded(conn, state.name)
-        events = [
-            e for e in stored_events(conn, target, scopes, state.position) if (e.position, e.event_index) not in skip
-        ]
-    found = steps(projection, name, (key,), events)
+        stored = stored_events(conn, target, scopes, state.position)
+        found = steps(projection, name, (key,), (e for e in stored if (e.position, e.event_index) not in skip))
     hidden = {f for r in projection.redactions if r.table == name and row.get(r.flag) for f in r.fields}
     for step in found:
         for column in hidden & step.changes.keys():
