@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 
 _EPILOG = """examples:
   indexer dead-letters list
@@ -44,17 +45,26 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 nothing is parked, or done; 1 something is parked still."""
     from indexer.cli._projections import document, prepared
+    from indexer.cli.output import table
     from projections import dead_letters
 
     settings, specs = prepared(args)
     dsn = settings.need_database()
     if args.verb == "list":
         letters = dead_letters.listed(dsn, resolved=args.all)
-        for x in letters:
-            line = (
-                f"{x.id:>6} {x.projection} slot {x.slot} {x.reason} {x.event_name or '?'} {x.scope or '-'}: {x.error}"
+        if args.json:
+            for x in letters:
+                print(document(dataclasses.asdict(x)))
+        elif letters:
+            table(
+                ("id", "projection", "slot", "event", "why", "scope", "error"),
+                [
+                    (x.id, x.projection, x.slot, x.event_name or "?", x.reason, x.scope or None, x.error)
+                    for x in letters
+                ],
             )
-            print(document(dataclasses.asdict(x)) if args.json else line)
+        else:
+            print("nothing is parked", file=sys.stderr)
         return 1 if any(x.resolved_at is None for x in letters) else 0
     if args.verb == "show":
         letter = dataclasses.asdict(dead_letters.shown(dsn, args.id))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Callable
 
 from programs.errors import UserError
 
@@ -44,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.as_of_slot is not None and args.dry_run:
         raise UserError("--dry-run and --as-of-slot exclude each other; --as-of-slot changes no live table")
     from indexer.cli._projections import document, prepared
+    from indexer.cli.output import progress
     from projections import rebuild
 
     settings, specs = prepared(args)
@@ -57,26 +56,18 @@ def run(args: argparse.Namespace) -> int:
     if args.as_of_slot is not None and len(names) > 1:
         raise UserError(f"--as-of-slot takes one projection; name one of {', '.join(names)}")
     as_of = None if args.as_of_slot is None else (args.as_of_slot, args.schema)
-    reports = [
-        rebuild.rebuild(settings.need_database(), specs, n, dry_run=args.dry_run, as_of=as_of, progress=_progress())
-        for n in names
-    ]
+    reports = []
+    for name in names:
+        with progress(f"rebuild {name}", "transactions") as tell:
+            reports.append(
+                rebuild.rebuild(settings.need_database(), specs, name, dry_run=args.dry_run, as_of=as_of, progress=tell)
+            )
     if args.json:
         print(document({"projections": [dataclasses.asdict(r) for r in reports]}))
     else:
         _show(reports, args)
     differ = any(not d.equal for r in reports for d in r.differences)
     return 1 if any(r.dead_letters for r in reports) or (args.dry_run and differ) else 0
-
-
-def _progress() -> Callable[[int, int], None] | None:
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        print(f"\r{done:,} of at most {total:,} transactions", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _show(reports: list, args: argparse.Namespace) -> None:  # type: ignore[type-arg]

@@ -25,6 +25,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 equal, 1 something differs, 3 the node or the tables did not come in time."""
     from indexer.cli._projections import document, prepared
+    from indexer.cli.output import table
     from projections.reconcile import reconcile
 
     settings, specs = prepared(args)
@@ -32,9 +33,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(document(dataclasses.asdict(report)))
     else:
-        for d in report.differences:
-            what = d.field or "(whole)"
-            print(f"{d.table or d.projection:<12} {d.key:<44} {what:<18} table {d.in_table!r}  chain {d.on_chain!r}")
+        if report.differences:
+            rows = [
+                (
+                    d.table or d.projection,
+                    d.key,
+                    d.field or "(whole)",
+                    d.updated_slot,
+                    repr(d.in_table),
+                    repr(d.on_chain),
+                )
+                for d in report.differences
+            ]
+            table(("table", "account", "field", "changed in slot", "in the table", "on the chain"), rows)
         print(
             f"slot {report.slot}: {report.accounts:,} accounts, {report.rows:,} rows, {len(report.differences):,} differences"
         )

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from indexer.cli.output import table
+
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -36,29 +38,19 @@ def run(args: argparse.Namespace) -> int:
 
 def show(document: dict[str, Any], wrong: list[str]) -> None:
     """For a person."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title="programs", title_justify="left")
     columns = ("program", "sealed_slot", "projected_slot", "tip_slot", "finalized_slot", "lag_slots", "lag_seconds")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column == "program" else "right")
-    for row in document["programs"]:
-        table.add_row(
-            *["–" if row[c] is None else f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns]
-        )
-    console.print(table)
+    table([c.replace("_", " ") for c in columns], [[row[c] for c in columns] for row in document["programs"]])
+    print()
+    fields = ("projection", "position", "slot")
+    table(fields, [[row[c] for c in fields] for row in document["projections"]])
+    print()
     ledger = document["ledger"]
-    console.print(
-        f"ledger: {ledger['position']:,} transactions, {ledger['seals']:,} seals, {ledger['late_rows']:,} late, "
+    print(
+        f"ledger  {ledger['position']:,} transactions, {ledger['seals']:,} seals, {ledger['late_rows']:,} late, "
         f"{ledger['retractions']:,} retracted"
     )
     writer = document["writer"]
-    console.print(
-        "writer: none"
-        if writer is None
-        else f"writer: {writer['holder']} (epoch {writer['epoch']}, {'alive' if writer['alive'] else 'gone'})"
-    )
+    alive = "" if writer is None else "alive" if writer["alive"] else "gone"
+    print("writer  none" if writer is None else f"writer  {writer['holder']} (epoch {writer['epoch']}, {alive})")
     for line in wrong:
-        console.print(f"[yellow]wrong:[/yellow] {line}")
+        print(f"wrong   {line}")

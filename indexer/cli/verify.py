@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +22,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 when everything fits, 1 when something does not."""
+    from indexer.cli.output import progress
     from indexer.settings import load
     from programs.errors import UserError
     from schema import db
@@ -36,11 +36,10 @@ def run(args: argparse.Namespace) -> int:
     dsn = load(getattr(args, "config", None)).need_database()
     db.check_schema(dsn)
 
-    def progress(rows: int) -> None:
-        print(f"\r{rows} rows", end="", file=sys.stderr, flush=True)
-
-    with db.connect(dsn) as conn:
-        report = verify(conn, args.from_slot, args.to_slot, progress=progress if sys.stderr.isatty() else None)
+    with db.connect(dsn) as conn, progress("verify", "transactions") as tell:
+        row = conn.execute("SELECT position FROM ledger.checkpoints WHERE name = 'ledger'").fetchone()
+        total = int(row[0] or 0) if row is not None else 0
+        report = verify(conn, args.from_slot, args.to_slot, progress=lambda rows: tell(rows, max(rows, total)))
     if args.json:
         document = {
             "ok": report.ok,

@@ -1,0 +1,47 @@
+"""What a person sees: tables with nothing cut, and progress as a bar or as lines."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from indexer.cli import output
+from indexer.log import log
+
+
+def test_a_table_aligns_numbers_and_cuts_nothing() -> None:
+    out = io.StringIO()
+    long = "x" * 200
+    output.table(("name", "slots", "lag", "why"), [("voting", 1234567, 0.25, long), ("a", None, 12.0, "y")], out)
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        "name        slots   lag  why",
+        f"voting  1,234,567   0.2  {long}",
+        "a               –  12.0  y",
+    ]
+
+
+def test_an_empty_table_shows_its_headings() -> None:
+    out = io.StringIO()
+    output.table(("one", "two"), [], out)
+    assert out.getvalue() == "one  two\n"
+
+
+def test_progress_without_a_terminal_is_a_log_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "LINE_S", -1.0)
+    log.configure("info", "json")
+    with output.progress("rebuild", "transactions") as tell:
+        tell(0, 100)
+        tell(50, 100)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    said = [json.loads(line) for line in shown.err.splitlines()]
+    assert [(line["action"], line["done"], line["of"], line["unit"]) for line in said] == [
+        ("rebuild", 0, 100, "transactions"),
+        ("rebuild", 50, 100, "transactions"),
+    ]
+    assert said[1]["seconds_left"] is not None
