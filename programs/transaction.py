@@ -119,6 +119,40 @@ def parse_wire(wire: bytes) -> Message:
         raise TransactionError(f"the transaction is cut short at byte {len(wire)}") from None
 
 
+def static_keys(wire: bytes) -> tuple[int, int] | None:
+    """Where the keys that are written in the message begin and end; None when its version is unknown. TransactionError exactly where
+    `parse_wire` raises it, at a third of the cost: nothing is cut out."""
+    if len(wire) > WIRE_BYTES_MAX:
+        raise TransactionError(f"{len(wire)} bytes are too many for a transaction (at most {WIRE_BYTES_MAX})")
+    try:
+        return _static_keys(wire)
+    except IndexError:
+        raise TransactionError(f"the transaction is cut short at byte {len(wire)}") from None
+
+
+def _static_keys(wire: bytes) -> tuple[int, int] | None:
+    if wire[0] & 0x80:
+        return None
+    signatures, at = _compact(wire, 0)
+    at += signatures * _SIGNATURE
+    if wire[at] & 0x80:
+        if wire[at] != 0x80:
+            return None
+        at += 1
+    keys, start = _compact(wire, at + 3)
+    end = start + keys * _KEY
+    wire[end + _KEY - 1]
+    count, at = _compact(wire, end + _KEY)
+    for _ in range(count):
+        wire[at]
+        length, at = _compact(wire, at + 1)
+        length, at = _compact(wire, at + length)
+        at += length
+    if at > len(wire):
+        raise IndexError
+    return start, end
+
+
 def _parse_wire(wire: bytes) -> Message:
     if wire[0] & 0x80:
         # From version 1 on the message comes first and the signatures last.

@@ -1,8 +1,8 @@
 """One writer: a lease by the database's clock, with an epoch that grows at each change of hands.
 
 The epoch is the fence. Every write of the ledger ends with `fence` as the last statement before COMMIT: it holds the lease's row and
-fails when the epoch is another, so a writer that was paused and has lost the lease cannot commit, however late it wakes. A takeover
-also ends the old writer's open transactions, whose locks would keep the new one waiting.
+fails in the server when the epoch is another, so a writer that was paused and has lost the lease cannot commit, however late it wakes. A
+takeover also ends the old writer's open transactions, whose locks would keep the new one waiting.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import psycopg
 
 from schema.errors import LeaseLost, LedgerError
 
-__all__ = ["Lease", "LeaseLost", "LedgerError", "acquire", "fence", "mark", "release", "renew"]
+__all__ = ["Lease", "LeaseLost", "LedgerError", "acquire", "fence", "mark", "marking", "must_be_ours", "release", "renew"]
 
 _MARK = "indexer-writer"
+# The state with which ledger.fence refuses.
+LOST = "IX001"
 # How long a takeover waits for a writer that is just committing before it ends that writer's session.
 _TAKEOVER_LOCK_TIMEOUT_MS = 1_000
 
@@ -70,28 +72,30 @@ async def release(conn: psycopg.AsyncConnection[Any], lease: Lease) -> None:
     )
 
 
-async def mark(conn: psycopg.AsyncConnection[Any], lease: Lease) -> None:
-    """Name the open transaction's session after the lease, so that a takeover can find and end it; fail early when it is lost."""
-    row = await (
-        await conn.execute(
-            "SELECT epoch, set_config('application_name', %s, true) FROM ledger.leases WHERE name = %s AND holder = %s",
-            (f"{_MARK}/{lease.name}/{lease.epoch}", lease.name, lease.holder),
-        )
-    ).fetchone()
+def marking(lease: Lease) -> tuple[str, tuple[str, str, str]]:
+    """The statement that names the open transaction's session after the lease, so that a takeover can find and end it. `must_be_ours` judges
+    its row."""
+    return (
+        "SELECT epoch, set_config('application_name', %s, true) FROM ledger.leases WHERE name = %s AND holder = %s",
+        (f"{_MARK}/{lease.name}/{lease.epoch}", lease.name, lease.holder),
+    )
+
+
+def must_be_ours(lease: Lease, row: Any) -> None:
+    """Fail early: LeaseLost when the lease is another's already."""
     if row is None or row[0] != lease.epoch:
         raise LeaseLost(f"the lease {lease.name!r} of epoch {lease.epoch} is no longer ours")
 
 
+async def mark(conn: psycopg.AsyncConnection[Any], lease: Lease) -> None:
+    """`marking` and `must_be_ours` in a round trip of their own."""
+    must_be_ours(lease, await (await conn.execute(*marking(lease))).fetchone())
+
+
 async def fence(conn: psycopg.AsyncConnection[Any], lease: Lease) -> None:
-    """Hold the lease's row until the transaction ends. LeaseLost when the epoch is another. The last statement before COMMIT."""
-    row = await (
-        await conn.execute(
-            "SELECT 1 FROM ledger.leases WHERE name = %s AND epoch = %s AND holder = %s FOR SHARE",
-            (lease.name, lease.epoch, lease.holder),
-        )
-    ).fetchone()
-    if row is None:
-        raise LeaseLost(f"the lease {lease.name!r} of epoch {lease.epoch} is no longer ours; nothing was written")
+    """Hold the lease's row until the transaction ends; the last statement before COMMIT. It fails on the server, with the state `LOST`, when the
+    epoch is another: COMMIT may be sent behind it without waiting for its answer, and is not executed then."""
+    await conn.execute("SELECT ledger.fence(%s, %s, %s)", (lease.name, lease.epoch, lease.holder))
 
 
 async def _take(conn: psycopg.AsyncConnection[Any], name: str, holder: str, ttl_s: float) -> Lease | None:

@@ -6,13 +6,15 @@ from the row lock on the checkpoint `ledger`, whose position makes the next ones
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from programs import base58
 from programs.errors import UserError
@@ -21,7 +23,7 @@ from schema import lease as leases
 from schema import rows as encoding
 from schema.errors import AlreadySealed, LeaseLost, LedgerConflict, LedgerError
 from schema.lease import Lease
-from schema.rows import PreparedRow, prepare_row
+from schema.rows import AnyRow, PendingRow, PreparedRow, pending_row, prepare_row
 from schema.tables import ORIGIN_BACKFILL, ORIGIN_LATE, ORIGIN_LIVE
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "LedgerConflict",
     "LedgerError",
     "LedgerState",
+    "PendingRow",
     "PreparedRow",
     "ProgramRow",
     "ProgramState",
@@ -47,6 +50,7 @@ __all__ = [
     "ensure_programs",
     "held",
     "load_state",
+    "pending_row",
     "prepare_row",
     "set_root",
     "set_tip",
@@ -54,8 +58,8 @@ __all__ = [
 
 CHANNEL = "indexer_ledger"
 CONFIRMED, FINALIZED = "confirmed", "finalized"
-# One write to the COPY stream; small enough to overlap with the server's work, large enough to be cheap.
-_COPY_CHUNK_ROWS = 256
+# One write to the COPY stream: about what a socket's buffer holds, so that encoding the next overlaps with the server's work on this one.
+_COPY_CHUNK_ROWS = 48
 _PARTITIONS_AT_ONCE = 1_000
 Conn = psycopg.AsyncConnection[Any]
 
@@ -152,8 +156,16 @@ class HeldRow(NamedTuple):
 
 
 class _Head(NamedTuple):
+    """What is read under the lock, in one round trip, before anything is written. `near`: what is covered in or beside a range."""
+
     last_position: int
     chains: dict[tuple[int, str], bytes]
+    sealed: dict[int, int | None]
+    finalized_next: dict[int, int]
+    near: dict[tuple[int, str], list[tuple[int, int]]]
+
+
+_Statement = tuple[str, tuple[Any, ...]]
 
 
 async def ensure_programs(conn: Conn, programs: Sequence[tuple[str, str, int]]) -> dict[str, ProgramRow]:
@@ -217,7 +229,7 @@ async def append_seal(
     conn: Conn,
     lease: Lease,
     seals: Sequence[SealRange],
-    rows: Sequence[PreparedRow],
+    rows: Sequence[AnyRow],
     *,
     commitment: str = CONFIRMED,
     origin: int = ORIGIN_LIVE,
@@ -233,37 +245,39 @@ async def append_seal(
     append of what is there is AlreadySealed.
     """
     _check_request(seals, rows, commitment)
-    async with conn.transaction():
-        head = await _begin(conn, lease, [seal.program_id for seal in seals])
+    async with _unit(conn):
+        head = await _begin(conn, lease, seals, [row.slot for row in rows])
+        statements: list[_Statement] = []
         for seal in seals:
-            await _cover(conn, seal, CONFIRMED, contiguous=origin == ORIGIN_LIVE and not allow_gap)
+            statements += _cover(head, seal, CONFIRMED, contiguous=origin == ORIGIN_LIVE and not allow_gap)
             if commitment == FINALIZED:
-                await _finalized_follows(conn, seal)
-                await _cover(conn, seal, FINALIZED, contiguous=True)
-        appended = await _append_rows(conn, lease, head, rows, origin)
-        async with conn.pipeline():
-            for seal in seals:
-                await _seal(conn, lease, head, seal, rows, appended, commitment, origin, slot_time)
-            if tip_slot is not None:
-                await _point(conn, "tip", slot=tip_slot, slot_time=slot_time)
-            await _finish(conn, lease, appended)
+                _finalized_follows(head, seal)
+                statements += _cover(head, seal, FINALIZED, contiguous=True)
+        appended, prepared = await _append_rows(conn, head, rows, origin)
+        statements += _appended(lease, appended, prepared, origin)
+        for seal in seals:
+            statements += _seal(lease, head, seal, prepared, appended, commitment, origin, slot_time)
+        if tip_slot is not None:
+            statements.append(_point("tip", slot=tip_slot, slot_time=slot_time))
+        await _finish(conn, lease, appended, statements)
     return appended
 
 
-async def append_late(conn: Conn, lease: Lease, rows: Sequence[PreparedRow]) -> Appended:
+async def append_late(conn: Conn, lease: Lease, rows: Sequence[AnyRow]) -> Appended:
     """Append rows that were found after their slots were sealed; marked as late, in no confirmed seal."""
-    async with conn.transaction():
-        appended = await _append_rows(conn, lease, await _begin(conn, lease, []), rows, ORIGIN_LATE)
-        await _finish(conn, lease, appended)
+    async with _unit(conn):
+        head = await _begin(conn, lease, [], [row.slot for row in rows])
+        appended, prepared = await _append_rows(conn, head, rows, ORIGIN_LATE)
+        await _finish(conn, lease, appended, _appended(lease, appended, prepared, ORIGIN_LATE))
     return appended
 
 
 async def append_retractions(conn: Conn, lease: Lease, retractions: Sequence[Retraction]) -> None:
     """Record that the chain took rows back; a second record of the same position changes nothing."""
-    async with conn.transaction():
-        head = await _begin(conn, lease, [])
+    async with _unit(conn):
+        head = await _begin(conn, lease, [], [])
         await _retract(conn, lease, retractions)
-        await _finish(conn, lease, Appended(None, head.last_position))
+        await _finish(conn, lease, Appended(None, head.last_position), [])
 
 
 async def append_finalized_seal(
@@ -271,35 +285,40 @@ async def append_finalized_seal(
     lease: Lease,
     seals: Sequence[SealRange],
     *,
-    late: Sequence[PreparedRow] = (),
+    late: Sequence[AnyRow] = (),
     retractions: Sequence[Retraction] = (),
     slot_time: datetime | None = None,
 ) -> Appended:
     """Correct the ledger and seal the corrected ranges at finality, in one transaction. Ranges of a program follow each other from its
     start slot. LedgerConflict when one does not, or lies beyond what is sealed at confirmed."""
-    async with conn.transaction():
-        head = await _begin(conn, lease, [seal.program_id for seal in seals])
-        appended = await _append_rows(conn, lease, head, late, ORIGIN_LATE)
+    async with _unit(conn):
+        head = await _begin(conn, lease, seals, [row.slot for row in late])
+        statements: list[_Statement] = []
+        for seal in seals:
+            _finalized_follows(head, seal)
+            _must_be_covered(head, seal)
+            statements += _cover(head, seal, FINALIZED, contiguous=True)
+        appended, prepared = await _append_rows(conn, head, late, ORIGIN_LATE)
+        statements += _appended(lease, appended, prepared, ORIGIN_LATE)
         await _retract(conn, lease, retractions)
         for seal in seals:
-            await _finalized_follows(conn, seal)
-            await _must_be_covered(conn, seal)
-            await _cover(conn, seal, FINALIZED, contiguous=True)
             count, value, previous = 0, head.chains[seal.program_id, FINALIZED], head.chains[seal.program_id, FINALIZED]
             async for digest in _chain_order(conn, seal):
                 value = digests.chain(value, (digest,))
                 count += 1
-            head.chains[seal.program_id, FINALIZED] = value
-            await _write_seal(conn, lease, seal, FINALIZED, ORIGIN_LIVE, None, None, count, value, previous)
-            await _point(
-                conn,
-                f"finalized:{seal.program_id}",
-                slot=seal.slot_last,
-                digest=value,
-                epoch=lease.epoch,
-                slot_time=slot_time,
+            statements.append(
+                _write_seal(lease, seal, FINALIZED, ORIGIN_LIVE, None, None, count, value, previous),
             )
-        await _finish(conn, lease, appended if late else Appended(None, head.last_position))
+            statements.append(
+                _point(
+                    f"finalized:{seal.program_id}",
+                    slot=seal.slot_last,
+                    digest=value,
+                    epoch=lease.epoch,
+                    slot_time=slot_time,
+                )
+            )
+        await _finish(conn, lease, appended if late else Appended(None, head.last_position), statements)
     return appended
 
 
@@ -307,9 +326,11 @@ async def append_account_updates(conn: Conn, lease: Lease, rows: Sequence[Accoun
     """Append samples of accounts."""
     if not rows:
         return
-    async with conn.transaction():
+    async with _unit(conn):
+        await conn.execute("BEGIN")
         await leases.mark(conn, lease)
-        await _partitions(conn, (row.slot for row in rows))
+        for statement, parameters in _partitions(row.slot for row in rows):
+            await conn.execute(statement, parameters)
         columns = "program, slot, pubkey, lamports, owner, data, closed, source"
         async with (
             conn.cursor() as cursor,
@@ -320,20 +341,21 @@ async def append_account_updates(conn: Conn, lease: Lease, rows: Sequence[Accoun
                 await copy.write_row(
                     (row.program, row.slot, row.pubkey, row.lamports, row.owner, row.data, row.closed, row.source)
                 )
-        await leases.fence(conn, lease)
+        await _commit(conn, lease)
 
 
 async def append_idl(
     conn: Conn, lease: Lease, program_id: int, slot_from: int, idl: bytes, sha256: bytes, source: str
 ) -> None:
     """Record which IDL a program has from a slot on; the same one again changes nothing."""
-    async with conn.transaction():
+    async with _unit(conn):
+        await conn.execute("BEGIN")
         await leases.mark(conn, lease)
         await conn.execute(
             "INSERT INTO ledger.idls (program, slot_from, idl, sha256, source) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
             (program_id, slot_from, idl, sha256, source),
         )
-        await leases.fence(conn, lease)
+        await _commit(conn, lease)
 
 
 async def held(conn: Conn, program_id: int, slot_first: int, slot_last: int) -> list[HeldRow]:
@@ -350,18 +372,18 @@ async def held(conn: Conn, program_id: int, slot_first: int, slot_last: int) -> 
 
 async def set_tip(conn: Conn, slot: int, slot_time: datetime | None = None) -> None:
     """The highest confirmed slot seen; a lower one changes nothing."""
-    await _point(conn, "tip", slot=slot, slot_time=slot_time)
+    await conn.execute(*_point("tip", slot=slot, slot_time=slot_time))
 
 
 async def set_root(conn: Conn, slot: int, slot_time: datetime | None = None) -> None:
     """The highest finalized slot seen; a lower one changes nothing."""
-    await _point(conn, "root", slot=slot, slot_time=slot_time)
+    await conn.execute(*_point("root", slot=slot, slot_time=slot_time))
 
 
 # ---- parts of a transaction ----
 
 
-def _check_request(seals: Sequence[SealRange], rows: Sequence[PreparedRow], commitment: str) -> None:
+def _check_request(seals: Sequence[SealRange], rows: Sequence[AnyRow], commitment: str) -> None:
     if commitment not in (CONFIRMED, FINALIZED):
         raise ValueError(f"commitment is {CONFIRMED!r} or {FINALIZED!r}, not {commitment!r}")
     ranges = {seal.program_id: seal for seal in seals}
@@ -381,36 +403,87 @@ def _check_request(seals: Sequence[SealRange], rows: Sequence[PreparedRow], comm
                 raise LedgerConflict(f"the row at slot {row.slot} is in no sealed range of program {program}")
 
 
-async def _begin(conn: Conn, lease: Lease, programs: Sequence[int]) -> _Head:
-    """Lock the ledger's end against any other writer; the last position and the chain values of the programs."""
-    names = ["ledger", *(f"{kind}:{program}" for program in programs for kind in ("ingest", "finalized"))]
+@contextlib.asynccontextmanager
+async def _unit(conn: Conn) -> AsyncIterator[None]:
+    """One transaction whose BEGIN and COMMIT travel with its first and its last statements (`_begin`, `_commit`): at a thousand rows
+    a transaction, round trips are what there is to save. Whatever goes wrong inside is rolled back."""
+    if _inside(conn):
+        raise LedgerError("an append is a transaction of its own and can't be part of another")
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(psycopg.Error, OSError):
+            await conn.rollback()
+        if isinstance(error, psycopg.Error) and error.sqlstate == leases.LOST:
+            raise LeaseLost(f"{error.diag.message_primary}; nothing was written") from None
+        raise
+    if _inside(conn):
+        await conn.rollback()
+        raise LedgerError("the append ended without a commit")
+
+
+def _inside(conn: Conn) -> bool:
+    """Whether a transaction is open. A lost connection has none; the next statement on it says so."""
+    return conn.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+
+
+async def _commit(conn: Conn, lease: Lease) -> None:
     async with conn.pipeline():
-        await leases.mark(conn, lease)
+        await leases.fence(conn, lease)
+        await conn.execute("COMMIT")
+
+
+async def _begin(conn: Conn, lease: Lease, seals: Sequence[SealRange], slots: Sequence[int]) -> _Head:
+    """Open the transaction, lock the ledger's end against any other writer, make partitions for the slots, read what decisions need."""
+    ids = sorted({seal.program_id for seal in seals})
+    names = ["ledger", *(f"{kind}:{program}" for program in ids for kind in ("ingest", "finalized"))]
+    async with conn.pipeline():
+        await conn.execute("BEGIN")
+        mine = await conn.execute(*leases.marking(lease))
         await conn.execute("SELECT FROM ledger.checkpoints WHERE name = 'ledger' FOR UPDATE")
-        cursor = await conn.execute(
-            "SELECT name, position, digest FROM ledger.checkpoints WHERE name = ANY(%s)", (names,)
+        points = await conn.execute(
+            "SELECT name, position, slot, digest FROM ledger.checkpoints WHERE name = ANY(%s)", (names,)
         )
-        found = {name: (position, value) for name, position, value in await cursor.fetchall()}
-    known = {row.id: row for row in await _programs(conn)} if programs else {}
-    chains = {}
-    for program in programs:
-        if program not in known:
+        known = await conn.execute(
+            "SELECT id, address, name, start_slot FROM ledger.programs WHERE id = ANY(%s)", (ids,)
+        )
+        covered = await conn.execute(
+            "SELECT w.program, w.slot_first, w.slot_last, c.commitment, c.slot_first, c.slot_last"
+            " FROM unnest(%s::smallint[], %s::bigint[], %s::bigint[]) AS w (program, slot_first, slot_last) JOIN ledger.coverage c"
+            " ON c.program = w.program AND c.slot_first <= w.slot_last + 1 AND c.slot_last >= w.slot_first - 1",
+            (
+                [seal.program_id for seal in seals],
+                [seal.slot_first for seal in seals],
+                [seal.slot_last for seal in seals],
+            ),
+        )
+        for statement, parameters in _partitions(slots):
+            await conn.execute(statement, parameters)
+    leases.must_be_ours(lease, await mine.fetchone())
+    found = {name: (position, slot, value) for name, position, slot, value in await points.fetchall()}
+    programs = {row.id: row for row in [ProgramRow(*fields) for fields in await known.fetchall()]}
+    head = _Head(found["ledger"][0] or 0, {}, {}, {}, {})
+    none = (None, None, None)
+    for program in ids:
+        if program not in programs:
             raise LedgerConflict(f"there is no program {program} in the ledger")
         for kind, commitment in (("ingest", CONFIRMED), ("finalized", FINALIZED)):
-            value = found.get(f"{kind}:{program}", (None, None))[1]
-            chains[program, commitment] = _genesis(known[program]) if value is None else bytes(value)
-    return _Head(found["ledger"][0] or 0, chains)
+            value = found.get(f"{kind}:{program}", none)[2]
+            head.chains[program, commitment] = _genesis(programs[program]) if value is None else bytes(value)
+        head.sealed[program] = found.get(f"ingest:{program}", none)[1]
+        final = found.get(f"finalized:{program}", none)[1]
+        head.finalized_next[program] = programs[program].start_slot if final is None else final + 1
+    for program, _, _, commitment, first, last in await covered.fetchall():
+        head.near.setdefault((program, commitment), []).append((first, last))
+    return head
 
 
-async def _cover(conn: Conn, seal: SealRange, commitment: str, *, contiguous: bool) -> None:
+def _cover(head: _Head, seal: SealRange, commitment: str, *, contiguous: bool) -> list[_Statement]:
     """Add a range to what is covered; join it with its neighbours. AlreadySealed on overlap, LedgerConflict on a gap that must not be."""
     if not 0 <= seal.slot_first <= seal.slot_last:
         raise LedgerConflict(f"slots {seal.slot_first}..{seal.slot_last} are no range")
-    near = await _all(
-        conn,
-        "SELECT slot_first, slot_last FROM ledger.coverage WHERE program = %s AND commitment = %s AND slot_first <= %s AND slot_last >= %s",
-        (seal.program_id, commitment, seal.slot_last + 1, seal.slot_first - 1),
-    )
+    key = (seal.program_id, commitment)
+    near = head.near.get(key, [])
     before = next((r for r in near if r[1] == seal.slot_first - 1), None)
     after = next((r for r in near if r[0] == seal.slot_last + 1), None)
     for first, last in near:
@@ -418,82 +491,91 @@ async def _cover(conn: Conn, seal: SealRange, commitment: str, *, contiguous: bo
             raise AlreadySealed(
                 f"program {seal.program_id}: slots {first}..{last} are sealed, {seal.slot_first}..{seal.slot_last} overlaps"
             )
-    if contiguous and before is None:
-        row = await _all(conn, "SELECT slot FROM ledger.checkpoints WHERE name = %s", (f"ingest:{seal.program_id}",))
-        if row and row[0][0] is not None and commitment == CONFIRMED:
-            raise LedgerConflict(
-                f"program {seal.program_id}: sealed up to slot {row[0][0]}, a seal from {seal.slot_first} leaves a gap"
-            )
-    key = (seal.program_id, commitment)
+    sealed = head.sealed[seal.program_id]
+    if contiguous and before is None and sealed is not None and commitment == CONFIRMED:
+        raise LedgerConflict(
+            f"program {seal.program_id}: sealed up to slot {sealed}, a seal from {seal.slot_first} leaves a gap"
+        )
+    found: list[_Statement] = []
     if after is not None:
-        await conn.execute(
-            "DELETE FROM ledger.coverage WHERE program = %s AND commitment = %s AND slot_first = %s", (*key, after[0])
+        found.append(
+            (
+                "DELETE FROM ledger.coverage WHERE program = %s AND commitment = %s AND slot_first = %s",
+                (*key, after[0]),
+            )
         )
     last = after[1] if after is not None else seal.slot_last
     if before is not None:
-        await conn.execute(
-            "UPDATE ledger.coverage SET slot_last = %s WHERE program = %s AND commitment = %s AND slot_first = %s",
-            (last, *key, before[0]),
+        found.append(
+            (
+                "UPDATE ledger.coverage SET slot_last = %s WHERE program = %s AND commitment = %s AND slot_first = %s",
+                (last, *key, before[0]),
+            )
         )
     else:
-        await conn.execute("INSERT INTO ledger.coverage VALUES (%s, %s, %s, %s)", (*key, seal.slot_first, last))
+        found.append(("INSERT INTO ledger.coverage VALUES (%s, %s, %s, %s)", (*key, seal.slot_first, last)))
+    return found
 
 
-async def _finalized_follows(conn: Conn, seal: SealRange) -> None:
-    row = await _all(
-        conn,
-        "SELECT coalesce((SELECT slot + 1 FROM ledger.checkpoints WHERE name = %s), (SELECT start_slot FROM ledger.programs WHERE id = %s))",
-        (f"finalized:{seal.program_id}", seal.program_id),
-    )
-    if row[0][0] != seal.slot_first:
+def _finalized_follows(head: _Head, seal: SealRange) -> None:
+    expected = head.finalized_next[seal.program_id]
+    if expected != seal.slot_first:
         raise LedgerConflict(
-            f"program {seal.program_id}: the next finalized seal begins at slot {row[0][0]}, not {seal.slot_first}"
+            f"program {seal.program_id}: the next finalized seal begins at slot {expected}, not {seal.slot_first}"
         )
 
 
-async def _must_be_covered(conn: Conn, seal: SealRange) -> None:
-    found = await _all(
-        conn,
-        "SELECT FROM ledger.coverage WHERE program = %s AND commitment = 'confirmed' AND slot_first <= %s AND slot_last >= %s",
-        (seal.program_id, seal.slot_first, seal.slot_last),
-    )
-    if not found:
+def _must_be_covered(head: _Head, seal: SealRange) -> None:
+    near = head.near.get((seal.program_id, CONFIRMED), [])
+    if not any(first <= seal.slot_first and last >= seal.slot_last for first, last in near):
         raise LedgerConflict(
             f"program {seal.program_id}: slots {seal.slot_first}..{seal.slot_last} are not all sealed at confirmed"
         )
 
 
-async def _append_rows(conn: Conn, lease: Lease, head: _Head, rows: Sequence[PreparedRow], origin: int) -> Appended:
+async def _append_rows(
+    conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: int
+) -> tuple[Appended, list[PreparedRow]]:
+    """COPY the rows. Those that are pending are encoded piece by piece, while the server works on the piece before."""
     if not rows:
-        return Appended(None, None)
-    slots = [row.slot for row in rows]
-    await _partitions(conn, slots)
-    first, last = head.last_position + 1, head.last_position + len(rows)
+        return Appended(None, None), []
+    first = head.last_position + 1
     lead = encoding.lead
+    done: list[PreparedRow] = []
     async with (
         conn.cursor() as cursor,
         cursor.copy(f"COPY ledger.transactions ({encoding.COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
         await copy.write(encoding.COPY_HEADER)
         for at in range(0, len(rows), _COPY_CHUNK_ROWS):
-            chunk = rows[at : at + _COPY_CHUNK_ROWS]
-            await copy.write(
-                b"".join([part for n, row in enumerate(chunk, first + at) for part in (lead(n, origin), row.encoded)])
-            )
+            parts = []
+            for n, row in enumerate(rows[at : at + _COPY_CHUNK_ROWS], first + at):
+                prepared = row.prepare() if isinstance(row, PendingRow) else row
+                done.append(prepared.without_bytes())
+                parts.append(lead(n, origin))
+                parts.append(prepared.encoded)
+            await copy.write(b"".join(parts))
         await copy.write(encoding.COPY_TRAILER)
-    await conn.execute(
-        "INSERT INTO ledger.batches (position_first, position_last, slot_min, slot_max, origin, epoch) VALUES (%s, %s, %s, %s, %s, %s)",
-        (first, last, min(slots), max(slots), origin, lease.epoch),
-    )
-    await conn.execute(
-        "UPDATE ledger.checkpoints SET position = %s, epoch = %s, updated_at = clock_timestamp() WHERE name = 'ledger'",
-        (last, lease.epoch),
-    )
-    return Appended(first, last)
+    return Appended(first, head.last_position + len(rows)), done
 
 
-async def _seal(
-    conn: Conn,
+def _appended(lease: Lease, appended: Appended, rows: Sequence[PreparedRow], origin: int) -> list[_Statement]:
+    if not rows:
+        return []
+    slots = [row.slot for row in rows]
+    return [
+        (
+            "INSERT INTO ledger.batches (position_first, position_last, slot_min, slot_max, origin, epoch) VALUES (%s, %s, %s, %s, %s, %s)",
+            (appended.position_first, appended.position_last, min(slots), max(slots), origin, lease.epoch),
+        ),
+        (
+            "UPDATE ledger.checkpoints SET position = %s, epoch = %s, updated_at = clock_timestamp() WHERE name = 'ledger'",
+            (appended.position_last, lease.epoch),
+        ),
+    ]
+
+
+def _seal(
     lease: Lease,
     head: _Head,
     seal: SealRange,
@@ -502,28 +584,31 @@ async def _seal(
     commitment: str,
     origin: int,
     slot_time: datetime | None,
-) -> None:
+) -> list[_Statement]:
     mine = [
         (n, row.digest) for n, row in enumerate(rows, appended.position_first or 0) if seal.program_id in row.programs
     ]
     first, last = (mine[0][0], mine[-1][0]) if mine else (None, None)
+    found = []
     for kind, chained in (("ingest", CONFIRMED), ("finalized", FINALIZED)):
         if chained == FINALIZED and commitment != FINALIZED:
             continue
         previous = head.chains[seal.program_id, chained]
         value = digests.chain(previous, [digest for _, digest in mine])
-        await _write_seal(conn, lease, seal, chained, origin, first, last, len(mine), value, previous)
+        found.append(_write_seal(lease, seal, chained, origin, first, last, len(mine), value, previous))
         live = origin == ORIGIN_LIVE or chained == FINALIZED
-        await _point(
-            conn, f"{kind}:{seal.program_id}", slot=seal.slot_last if live else None, position=last, digest=value, epoch=lease.epoch,
-            slot_time=slot_time if live else None,
+        found.append(
+            _point(
+                f"{kind}:{seal.program_id}", slot=seal.slot_last if live else None, position=last, digest=value, epoch=lease.epoch,
+                slot_time=slot_time if live else None,
+            )
         )  # fmt: skip
     if origin == ORIGIN_BACKFILL:
-        await _point(conn, f"backfill:{seal.program_id}", slot=seal.slot_last, position=last, epoch=lease.epoch)
+        found.append(_point(f"backfill:{seal.program_id}", slot=seal.slot_last, position=last, epoch=lease.epoch))
+    return found
 
 
-async def _write_seal(
-    conn: Conn,
+def _write_seal(
     lease: Lease,
     seal: SealRange,
     commitment: str,
@@ -533,8 +618,8 @@ async def _write_seal(
     count: int,
     value: bytes,
     previous: bytes,
-) -> None:
-    await conn.execute(
+) -> _Statement:
+    return (
         "INSERT INTO ledger.seals (program, slot_first, slot_last, position_first, position_last, transactions, digest, previous, commitment,"
         " origin, epoch) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
@@ -553,8 +638,7 @@ async def _write_seal(
     )
 
 
-async def _point(
-    conn: Conn,
+def _point(
     name: str,
     *,
     slot: int | None = None,
@@ -562,9 +646,9 @@ async def _point(
     digest: bytes | None = None,
     epoch: int | None = None,
     slot_time: datetime | None = None,
-) -> None:
+) -> _Statement:
     """Move a checkpoint. What is None keeps its value; slots and positions never go back; the time belongs to the slot."""
-    await conn.execute(
+    return (
         "INSERT INTO ledger.checkpoints AS c (name, slot, position, digest, epoch, slot_time) VALUES (%s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (name) DO UPDATE SET slot = greatest(c.slot, excluded.slot), position = greatest(c.position, excluded.position),"
         " digest = coalesce(excluded.digest, c.digest), epoch = coalesce(excluded.epoch, c.epoch),"
@@ -589,19 +673,26 @@ async def _retract(conn: Conn, lease: Lease, retractions: Iterable[Retraction]) 
             )
 
 
-async def _finish(conn: Conn, lease: Lease, appended: Appended) -> None:
-    if appended.position_last is not None:
-        await conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(appended.position_last)))
-    await leases.fence(conn, lease)
+async def _finish(conn: Conn, lease: Lease, appended: Appended, statements: Sequence[_Statement]) -> None:
+    """The last round trip: what is left to write, the hint to readers, the fence, COMMIT."""
+    async with conn.pipeline():
+        for statement, parameters in statements:
+            await conn.execute(statement, parameters)
+        if appended.position_last is not None:
+            await conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(appended.position_last)))
+        await leases.fence(conn, lease)
+        await conn.execute("COMMIT")
 
 
-async def _partitions(conn: Conn, slots: Iterable[int]) -> None:
+def _partitions(slots: Iterable[int]) -> Iterator[_Statement]:
     wanted = sorted(set(slots))
+    if not wanted:
+        return
     # Far-apart slots (a correction) must not create every partition between them.
     start = wanted[0]
     for slot, following in itertools.pairwise([*wanted, None]):
         if following is None or (slot is not None and following - slot > _PARTITIONS_AT_ONCE):
-            await conn.execute("SELECT ledger.ensure_partitions(%s, %s)", (start, slot))
+            yield "SELECT ledger.ensure_partitions(%s, %s)", (start, slot)
             start = following if following is not None else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -41,6 +41,82 @@ _unpack_logs = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 _unpack_inner = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, bytes, bytes, int | None], ...]).decode
 
 
+_SIGNATURE: Any = RawTransaction.__dict__["signature"]
+_INNER: Any = RawTransaction.__dict__["inner"]
+
+
+class StoredTransaction(RawTransaction):
+    """A transaction whose signature's text and inner instructions are made when somebody reads them: on its way from the node to the
+    ledger nobody does. Equal to a RawTransaction of the same contents. Made by `stored`; not to be changed."""
+
+    __slots__ = ("inner_bytes", "signature_bytes")
+
+    signature_bytes: bytes
+    inner_bytes: bytes | None
+
+    def __new__(cls, *args: Any, **fields: Any) -> RawTransaction:  # type: ignore[misc]
+        """What `dataclasses.replace` makes is a plain one."""
+        return RawTransaction(*args, **fields)
+
+    # A frozen class sets its fields at four times the cost.
+    __setattr__ = object.__setattr__
+
+    @property
+    def signature(self) -> str:
+        """base58."""
+        try:
+            text: str = _SIGNATURE.__get__(self)
+        except AttributeError:
+            text = base58.encode(self.signature_bytes)
+            _SIGNATURE.__set__(self, text)
+        return text
+
+    @property
+    def inner(self) -> tuple[InnerInstruction, ...] | None:
+        """None when not recorded."""
+        try:
+            found: tuple[InnerInstruction, ...] | None = _INNER.__get__(self)
+        except AttributeError:
+            found = None if self.inner_bytes is None else decode_inner(self.inner_bytes)
+            _INNER.__set__(self, found)
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RawTransaction):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in RawTransaction.__dataclass_fields__)
+
+    def __hash__(self) -> int:
+        return hash((self.slot, self.transaction_index, self.signature))
+
+
+def stored(
+    slot: int,
+    transaction_index: int,
+    signature: bytes,
+    block_time: int | None,
+    err: str | None,
+    wire: bytes,
+    logs: tuple[str, ...] | None,
+    inner: bytes | None,
+    loaded: tuple[bytes, ...],
+    version: int | None,
+) -> StoredTransaction:
+    """A transaction from parts that are in the ledger's form already; `inner` as `encode_inner` makes it."""
+    raw: Any = object.__new__(StoredTransaction)
+    raw.slot = slot
+    raw.transaction_index = transaction_index
+    raw.signature_bytes = signature
+    raw.block_time = block_time
+    raw.err = err
+    raw.wire = wire
+    raw.logs = logs
+    raw.inner_bytes = inner
+    raw.loaded = loaded
+    raw.version = version
+    return cast(StoredTransaction, raw)
+
+
 class PreparedRow(msgspec.Struct, frozen=True, gc=False):
     """A row ready to be appended. `encoded` is its COPY form without position and origin."""
 
@@ -51,15 +127,46 @@ class PreparedRow(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     encoded: bytes
 
+    def without_bytes(self) -> PreparedRow:
+        """What a seal needs of it, once it is sent."""
+        return PreparedRow(self.slot, self.transaction_index, self.signature, self.programs, self.digest, b"")
+
+
+class PendingRow(msgspec.Struct, frozen=True, gc=False):
+    """A row that is encoded while the one before is on its way: digest and COPY form cost a third of an append."""
+
+    slot: int
+    transaction_index: int
+    programs: tuple[int, ...]
+    raw: RawTransaction
+    witnesses: int
+
+    def prepare(self) -> PreparedRow:
+        """The row ready to be appended."""
+        return prepare_row(self.raw, self.programs, self.witnesses)
+
+
+AnyRow = PreparedRow | PendingRow
+
+
+def pending_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) -> PendingRow:
+    """`prepare_row` later. ValueError when it mentions no program."""
+    if not programs:
+        raise ValueError(f"transaction {raw.signature} mentions no watched program")
+    return PendingRow(raw.slot, raw.transaction_index, programs, raw, witnesses)
+
 
 def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) -> PreparedRow:
     """Encode a transaction for the ledger. ValueError when it has no valid signature or no program."""
     if not programs:
         raise ValueError(f"transaction {raw.signature} mentions no watched program")
-    signature = base58.decode(raw.signature)
-    logs = None if raw.logs is None else encode_logs(raw.logs)
-    inner = None if raw.inner is None else (b"\x90" if not raw.inner else encode_inner(raw.inner))
-    loaded = b"".join(raw.loaded)
+    if type(raw) is StoredTransaction:
+        signature, inner = raw.signature_bytes, raw.inner_bytes
+    else:
+        signature, inner = base58.decode(raw.signature), None if raw.inner is None else encode_inner(raw.inner)
+    lines = raw.logs
+    logs = None if lines is None else encode_logs(lines)
+    loaded = b"".join(raw.loaded) if raw.loaded else b""
     err = None if raw.err is None else raw.err.encode()
     wire = raw.wire
     digest = row_digest(raw.slot, raw.transaction_index, signature, raw.version, err, wire, logs, inner, loaded)
@@ -79,7 +186,7 @@ def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) 
             loaded,
             _NULL if raw.version is None else _VERSION.pack(2, raw.version),
             _smallints(programs),
-            _TAIL.pack(1, raw.logs is not None and TRUNCATION_MARK in raw.logs, 2, witnesses, 32, digest),
+            _TAIL.pack(1, lines is not None and TRUNCATION_MARK in lines, 2, witnesses, 32, digest),
         )
     )
     return PreparedRow(raw.slot, raw.transaction_index, signature, programs, digest, encoded)
@@ -107,7 +214,12 @@ def decode_logs(stored: bytes) -> tuple[str, ...]:
 
 def encode_inner(inner: tuple[InnerInstruction, ...]) -> bytes:
     """Inner instructions as stored."""
-    return _pack([(i.outer, i.index, i.program_id_index, i.accounts, i.data, i.stack_height) for i in inner])
+    return pack_inner([(i.outer, i.index, i.program_id_index, i.accounts, i.data, i.stack_height) for i in inner])
+
+
+def pack_inner(inner: list[tuple[int, int, int, bytes, bytes, int | None]]) -> bytes:
+    """Inner instructions as stored, from (outer, index, program_id_index, accounts, data, stack_height)."""
+    return _pack(inner)
 
 
 def decode_inner(stored: bytes) -> tuple[InnerInstruction, ...]:

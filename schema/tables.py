@@ -72,8 +72,7 @@ transactions = Table(
     Column("digest", LargeBinary, nullable=False),
     PrimaryKeyConstraint("slot", "position", name="transactions_pkey"),
     Index("transactions_position", "position"),
-    Index("transactions_slot_index", "slot", "transaction_index"),
-    Index("transactions_signature", "signature"),
+    Index("transactions_signature", "signature", postgresql_using="hash"),
     postgresql_partition_by="RANGE (slot)",
 )
 

@@ -6,22 +6,33 @@ Shapes: Agave's JSON-RPC, blocks and transactions asked for with encoding base64
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from indexer.core.notifications import Notification
 from indexer.core.protocol import Address, Block, Content, Failure, Listed, Slot
 from programs import base58
-from programs.transaction import (
-    InnerInstruction,
-    RawTransaction,
-    TransactionError,
-    error_text,
-    parse_wire,
-)
+from programs.transaction import TransactionError, error_text, static_keys
+from schema import rows
+
+
+T = TypeVar("T")
+Raw = TypeVar("Raw", bytes, msgspec.Raw)
+ADDRESS_BYTES = 32
+SIGNATURE_BYTES = 64
+_NO_INNER = rows.encode_inner(())
+
+# What the ledger's columns can hold; a number beyond is no answer of a node.
+_U8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_U31 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Slot = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=127)]
+_NO_META = msgspec.Raw(b"null")
 
 
 class Garbage(ValueError):
@@ -44,20 +55,20 @@ class Envelope(msgspec.Struct):
 
 class _Signature(msgspec.Struct, gc=False):
     signature: str
-    slot: int
+    slot: _Slot
     err: Any = None
-    transactionIndex: int | None = None
+    transactionIndex: _U31 | None = None
 
 
 class _Instruction(msgspec.Struct, gc=False):
-    programIdIndex: int
+    programIdIndex: _U8
     accounts: list[int]
     data: str
-    stackHeight: int | None = None
+    stackHeight: _U31 | None = None
 
 
 class _Inner(msgspec.Struct, gc=False):
-    index: int
+    index: _U8
     instructions: list[_Instruction]
 
 
@@ -66,28 +77,33 @@ class _Loaded(msgspec.Struct, gc=False):
     readonly: list[str] = []
 
 
-class _Meta(msgspec.Struct):
+class _Meta(msgspec.Struct, gc=False):
     err: Any = None
     logMessages: tuple[str, ...] | None = None
     innerInstructions: list[_Inner] | None = None
     loadedAddresses: _Loaded | None = None
 
 
-class _Transaction(msgspec.Struct):
-    transaction: tuple[str, str]
+class _Transaction(msgspec.Struct, gc=False):
+    """Base64 becomes bytes while the text is read. `meta` stays unread: most transactions of a block are not ours."""
+
+    transaction: tuple[bytes, str]
+    meta: msgspec.Raw = _NO_META
+    version: _Version | str | None = None
+
+
+class _StoredTransaction(msgspec.Struct, gc=False):
+    transaction: tuple[bytes, str]
     meta: _Meta | None = None
-    version: int | str | None = None
-    transactionIndex: int | None = None
-
-
-class _StoredTransaction(_Transaction):
-    slot: int = -1
-    blockTime: int | None = None
+    version: _Version | str | None = None
+    transactionIndex: _U31 | None = None
+    slot: _Slot | None = None
+    blockTime: _Time | None = None
 
 
 class _Block(msgspec.Struct):
-    parentSlot: int
-    blockTime: int | None = None
+    parentSlot: _Slot
+    blockTime: _Time | None = None
     signatures: tuple[str, ...] | None = None
     transactions: list[_Transaction] | None = None
 
@@ -97,7 +113,49 @@ _envelopes = msgspec.json.Decoder(list[Envelope]).decode
 _signatures = msgspec.json.Decoder(list[_Signature]).decode
 _block = msgspec.json.Decoder(_Block | None).decode
 _stored = msgspec.json.Decoder(_StoredTransaction | None).decode
+_meta = msgspec.json.Decoder(_Meta | None).decode
 _integer = msgspec.json.Decoder(int).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _loosely(raw: bytes | msgspec.Raw) -> Any:
+    """The text as loosely as Python reads it: it takes a lone surrogate as it is, and a byte that is no UTF-8 becomes one. A log line may
+    hold either, and what the chain stored must not stop the indexer. ValueError when it is no JSON."""
+    return json.loads(bytes(raw).decode("utf-8", "surrogateescape"))
+
+
+def _again(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(json.dumps(value, separators=(",", ":")).encode("ascii"))
+
+
+def _loose_envelope(value: Any) -> Envelope:
+    if isinstance(value, dict) and "result" in value:
+        value = {**value, "result": _again(value["result"])}
+    return msgspec.convert(value, Envelope)
+
+
+def _loose_block(raw: bytes) -> _Block | None:
+    value = _loosely(raw)
+    if isinstance(value, dict):
+        for entry in value.get("transactions") or ():
+            if isinstance(entry, dict) and "meta" in entry:
+                entry["meta"] = _again(entry["meta"])
+    return msgspec.convert(value, _Block | None)
+
+
+def _loose_meta(raw: bytes | msgspec.Raw) -> _Meta | None:
+    return msgspec.convert(_loosely(raw), _Meta | None)
+
+
+def _either(raw: Raw, fast: Callable[[Raw], T], loose: Callable[[Raw], T]) -> T:
+    """The fast decoder's reading, or the loose one's where the fast one refuses; what it refused with when both do."""
+    try:
+        return fast(raw)
+    except _UNREADABLE as error:
+        try:
+            return loose(raw)
+        except (ValueError, TypeError, RecursionError):
+            raise Garbage(str(error)) from None
 
 
 class Watched:
@@ -105,6 +163,7 @@ class Watched:
 
     def __init__(self, addresses: tuple[Address, ...]) -> None:
         self._by_key: dict[bytes, Address] = {base58.address_bytes(address): address for address in addresses}
+        self._texts = [address.encode() for address in addresses]
         self.addresses = addresses
 
     def mentioned(self, wire: bytes, loaded: tuple[bytes, ...]) -> frozenset[Address]:
@@ -112,25 +171,48 @@ class Watched:
         near = [key for key in self._by_key if key in wire or key in loaded]
         if not near:
             return frozenset()
-        keys = parse_wire(wire).static_keys
+        keys = static_keys(wire)
         if keys is None:
-            return frozenset(self._by_key[key] for key in near)
-        return frozenset(self._by_key[key] for key in near if key in keys or key in loaded)
+            return self._named(tuple(near))
+        return self._named(tuple([key for key in near if key in loaded or _aligned(wire, key, *keys)]))
+
+    def may_mention(self, wire: bytes, meta: msgspec.Raw) -> bool:
+        """Whether one of the programs may be among the keys: False only when it certainly is not. Much cheaper than to read `meta`."""
+        for key in self._by_key:
+            if key in wire:
+                return True
+        text = memoryview(meta).tobytes()
+        # A text with escaped letters and digits has to be read before it can be searched.
+        return b"\\u00" in text or any(address in text for address in self._texts)
+
+    @lru_cache(maxsize=4096)  # noqa: B019: one object a process
+    def _named(self, keys: tuple[bytes, ...]) -> frozenset[Address]:
+        return frozenset(self._by_key[key] for key in keys)
+
+
+def _aligned(wire: bytes, key: bytes, start: int, end: int) -> bool:
+    """Whether the key is one of those between `start` and `end`, not just bytes that look like it."""
+    at = wire.find(key, start, end)
+    while at >= 0:
+        if (at - start) % ADDRESS_BYTES == 0:
+            return True
+        at = wire.find(key, at + 1, end)
+    return False
 
 
 def envelope(body: bytes) -> Envelope:
     """One reply. Garbage when it is none."""
     try:
-        return _envelope(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _either(body, _envelope, lambda text: _loose_envelope(_loosely(text)))
+    except Garbage as error:
         raise Garbage(f"not a JSON-RPC reply: {error}") from None
 
 
 def envelopes(body: bytes) -> list[Envelope]:
     """The replies of a batch. A node that refuses batches answers with one error for all."""
     try:
-        return _envelopes(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _either(body, _envelopes, lambda text: [_loose_envelope(value) for value in _loosely(text)])
+    except Garbage:
         return [envelope(body)]
 
 
@@ -168,86 +250,96 @@ def signature_list(raw: bytes) -> tuple[Listed, ...]:
 def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result; None when the node answered null. Transactions that mention no watched program are left out."""
     try:
-        parsed = _block(raw)
-    except msgspec.DecodeError as error:
+        parsed = _either(raw, _block, _loose_block)
+    except Garbage as error:
         raise Garbage(f"not a block: {error}") from None
     if parsed is None:
         return None
     contents: tuple[Content, ...] | None = None
     if parsed.transactions is not None:
-        found = [
-            _content(entry, slot, index, parsed.blockTime, watched) for index, entry in enumerate(parsed.transactions)
-        ]
-        contents = tuple([content for content in found if content is not None])
+        found = []
+        for index, entry in enumerate(parsed.transactions):
+            content = _block_content(entry, slot, index, parsed.blockTime, watched)
+            if content is not None:
+                found.append(content)
+        contents = tuple(found)
     return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents)
 
 
 def stored_transaction(raw: bytes, watched: Watched) -> Content | None:
     """A getTransaction result; None when the node knows none (yet)."""
     try:
-        parsed = _stored(raw)
-    except msgspec.DecodeError as error:
+        parsed = _either(raw, _stored, lambda text: msgspec.convert(_loosely(text), _StoredTransaction | None))
+    except Garbage as error:
         raise Garbage(f"not a transaction: {error}") from None
     if parsed is None:
         return None
-    if parsed.slot < 0:
+    if parsed.slot is None:
         raise Garbage("a transaction without a slot")
     index = parsed.transactionIndex
-    content = _content(parsed, Slot(parsed.slot), index or 0, parsed.blockTime, watched, keep_all=True)
-    if content is None or index is not None:
-        return content
-    return Content(content.raw, content.programs, indexed=False)
-
-
-def _content(
-    entry: _Transaction, slot: Slot, index: int, block_time: int | None, watched: Watched, keep_all: bool = False
-) -> Content | None:
-    text, encoding = entry.transaction
-    if encoding != "base64":
-        raise Garbage(f"a transaction in the encoding {encoding!r}, not base64")
+    wire, encoding = parsed.transaction
     try:
-        wire = base64.b64decode(text, validate=True)
-        meta = entry.meta or _Meta()
+        meta = parsed.meta or _Meta()
+        loaded = _keys(meta.loadedAddresses)
+        raw_transaction = _raw(wire, encoding, parsed.version, meta, loaded, parsed.slot, index or 0, parsed.blockTime)
+        return Content(raw_transaction, watched.mentioned(wire, loaded), index is not None)
+    except (TransactionError, ValueError) as error:
+        raise Garbage(f"transaction {index} of slot {parsed.slot}: {error}") from None
+
+
+def _block_content(
+    entry: _Transaction, slot: Slot, index: int, block_time: int | None, watched: Watched
+) -> Content | None:
+    wire, encoding = entry.transaction
+    if encoding == "base64" and not watched.may_mention(wire, entry.meta):
+        return None
+    try:
+        meta = _either(entry.meta, _meta, _loose_meta) or _Meta()
         loaded = _keys(meta.loadedAddresses)
         programs = watched.mentioned(wire, loaded)
-        if not programs and not keep_all:
+        if not programs and encoding == "base64":
             return None
-        return Content(_raw(entry, meta, wire, loaded, slot, index, block_time), programs)
-    except (TransactionError, binascii.Error, ValueError) as error:
+        return Content(_raw(wire, encoding, entry.version, meta, loaded, slot, index, block_time), programs)
+    except (TransactionError, ValueError) as error:
         raise Garbage(f"transaction {index} of slot {slot}: {error}") from None
 
 
 def _raw(
-    entry: _Transaction,
-    meta: _Meta,
     wire: bytes,
+    encoding: str,
+    version: int | str | None,
+    meta: _Meta,
     loaded: tuple[bytes, ...],
     slot: int,
     index: int,
     block_time: int | None,
-) -> RawTransaction:
+) -> rows.StoredTransaction:
+    if encoding != "base64":
+        raise TransactionError(f"in the encoding {encoding!r}, not base64")
     # From version 1 on the signatures come last; before it they come first, behind their count.
-    signature = wire[-64:] if wire[0] & 0x80 else wire[1:65]
-    return RawTransaction(
-        slot=slot,
-        transaction_index=index,
-        signature=base58.encode(signature),
-        block_time=block_time,
-        err=None if meta.err is None else error_text(meta.err),
-        wire=wire,
-        logs=meta.logMessages,
-        inner=None if meta.innerInstructions is None else _inner(meta.innerInstructions),
-        loaded=loaded,
-        version=entry.version if isinstance(entry.version, int) else None,
+    signature = (wire[-64:] if wire[0] & 0x80 else wire[1:65]) if wire else b""
+    if len(signature) != SIGNATURE_BYTES:
+        raise TransactionError(f"{len(wire)} bytes hold no signature")
+    inner = meta.innerInstructions
+    return rows.stored(
+        slot,
+        index,
+        signature,
+        block_time,
+        None if meta.err is None else error_text(meta.err),
+        wire,
+        meta.logMessages,
+        None if inner is None else _NO_INNER if not inner else _inner(inner),
+        loaded,
+        version if isinstance(version, int) else None,
     )
 
 
-def _inner(groups: list[_Inner]) -> tuple[InnerInstruction, ...]:
-    return tuple(
+def _inner(groups: list[_Inner]) -> bytes:
+    decode = base58.decode
+    return rows.pack_inner(
         [
-            InnerInstruction(
-                group.index, place, i.programIdIndex, bytes(i.accounts), base58.decode(i.data), i.stackHeight
-            )
+            (group.index, place, i.programIdIndex, bytes(i.accounts), decode(i.data), i.stackHeight)
             for group in groups
             for place, i in enumerate(group.instructions)
         ]
@@ -335,7 +427,7 @@ def frame(text: str | bytes) -> Frame:
     """A socket frame, its payload unparsed."""
     try:
         return _frame(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a notification: {error}") from None
 
 

@@ -19,7 +19,7 @@ from schema.verify import verify
 from tests.integration.schema.make import rows as make_rows
 
 ADDRESS = base58.encode(bytes([7] * 32))
-STEPS = ("_begin", "_cover", "_partitions", "_append_rows", "_seal", "_finish", "after commit")
+STEPS = ("_begin", "_append_rows", "inside COPY", "_finish", "after commit")
 
 
 async def _append_until_done(dsn: str, plans: list[Any], break_at: Any) -> int:
@@ -77,8 +77,18 @@ def test_sessions_ended_at_any_step(db: str, monkeypatch: pytest.MonkeyPatch, se
 
         monkeypatch.setattr(ledger, name, with_cut)
 
-    for step in STEPS[:-1]:
+    for step in ("_begin", "_append_rows", "_finish"):
         cut(step)
+    monkeypatch.setattr(ledger, "_COPY_CHUNK_ROWS", 2)
+    write = psycopg.AsyncCopy.write
+
+    async def cut_inside(copy: psycopg.AsyncCopy, data: bytes) -> None:
+        await write(copy, data)
+        if planned[0] == "inside COPY":
+            async with await database.aconnect(db) as killer:
+                await killer.execute("SELECT pg_terminate_backend(%s)", (copy.connection.info.backend_pid,))
+
+    monkeypatch.setattr(psycopg.AsyncCopy, "write", cut_inside)
     failures = asyncio.run(_append_until_done(db, plans, arm))
     assert failures > 5
     expected = [row.signature for _, rows in plans for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from hashlib import sha256
 
 import psycopg
@@ -66,27 +67,23 @@ def test_what_is_appended_is_read_back_exactly(db: str, seed: int) -> None:
             assert [row.raw for row in reads.find_signature(conn, expected[0].signature)] == expected[:1]
 
 
-def test_chain_depends_on_rows_and_not_on_where_seals_end(database_url: str, db: str) -> None:
+def test_chain_depends_on_rows_and_not_on_where_seals_end(db: str, another_db: Callable[[], str]) -> None:
     _, prepared = make_rows(random.Random(1), range(20), 2)
 
-    async def write(cuts: list[int]) -> bytes:
-        conn, lease = await _writer(db, holder=str(cuts))
-        async with conn, conn.transaction(force_rollback=True):
+    async def write(dsn: str, cuts: list[int]) -> bytes:
+        conn, lease = await _writer(dsn)
+        async with conn:
             first = 0
             for last in cuts:
                 rows = [row for row in prepared if first <= row.slot <= last]
                 await ledger.append_seal(conn, lease, [SealRange(1, first, last)], rows)
                 first = last + 1
-            found = (
-                await (await conn.execute("SELECT digest FROM ledger.checkpoints WHERE name = 'ingest:1'")).fetchone()
-            )[0]
-        await _expire(db)
-        return bytes(found)
+            return (await ledger.load_state(conn)).programs[1].digest
 
     value = sha256(b"community-voting-indexer/v1" + bytes([7] * 32) + bytes(8)).digest()
     for row in prepared:
         value = sha256(value + row.digest).digest()
-    assert asyncio.run(write([19])) == asyncio.run(write([0, 3, 4, 19])) == value
+    assert asyncio.run(write(db, [19])) == asyncio.run(write(another_db(), [0, 3, 4, 19])) == value
 
 
 def test_gaps_overlaps_and_strangers_are_refused_and_write_nothing(db: str) -> None:
@@ -155,18 +152,18 @@ def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy:
         reached, wake = asyncio.Event(), asyncio.Event()
 
         async def paused() -> None:
-            async with conn.transaction():
-                head = await ledger._begin(conn, lease, [1])
+            async with ledger._unit(conn):
+                head = await ledger._begin(conn, lease, [SealRange(1, 0, 2)], [0, 1, 2])
                 if inside_copy:
                     async with conn.cursor() as cursor, cursor.copy("COPY ledger.transactions FROM STDIN") as copy:
                         await copy.write(b"")
                         reached.set()
                         await wake.wait()
                 else:
-                    appended = await ledger._append_rows(conn, lease, head, prepared, 0)
+                    appended, done = await ledger._append_rows(conn, head, prepared, 0)
                     reached.set()
                     await wake.wait()
-                    await ledger._finish(conn, lease, appended)
+                    await ledger._finish(conn, lease, appended, ledger._appended(lease, appended, done, 0))
 
         writer = asyncio.create_task(paused())
         await reached.wait()
