@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import based58
@@ -20,6 +21,7 @@ _DIGITS = bytes([_ALPHABET.find(char) & 255 for char in range(256)])
 _CHUNK = 10
 
 _from_bytes = Pubkey.from_bytes
+_decode_short: Callable[[bytes], bytes] = based58.b58decode
 
 
 class _AddressTexts(dict[bytes, str]):
@@ -66,10 +68,9 @@ def decode(text: str) -> bytes:
     if len(text) > _SHORT_TEXT_MAX:
         return _decode_long(text)
     try:
-        data: bytes = based58.b58decode(text.encode("ascii"))
+        return _decode_short(text.encode("ascii"))
     except Exception as error:
         raise ValueError(f"not base58: {text[:60]!r}") from error
-    return data
 
 
 def _decode_long(text: str) -> bytes:

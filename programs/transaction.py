@@ -131,22 +131,31 @@ def static_keys(wire: bytes) -> tuple[int, int] | None:
 
 
 def _static_keys(wire: bytes) -> tuple[int, int] | None:
-    if wire[0] & 0x80:
+    # Lengths below 128 are one byte; nearly all are, and a call for each would be half of the cost.
+    first = wire[0]
+    if first & 0x80:
         return None
-    signatures, at = _compact(wire, 0)
-    at += signatures * _SIGNATURE
-    if wire[at] & 0x80:
-        if wire[at] != 0x80:
+    at = 1 + first * _SIGNATURE
+    version = wire[at]
+    if version & 0x80:
+        if version != 0x80:
             return None
         at += 1
-    keys, start = _compact(wire, at + 3)
+    keys, start = wire[at + 3], at + 4
+    if keys & 0x80:
+        keys, start = _compact(wire, at + 3)
     end = start + keys * _KEY
-    wire[end + _KEY - 1]
-    count, at = _compact(wire, end + _KEY)
+    count, at = wire[end + _KEY], end + _KEY + 1
+    if count & 0x80:
+        count, at = _compact(wire, end + _KEY)
     for _ in range(count):
-        wire[at]
-        length, at = _compact(wire, at + 1)
-        length, at = _compact(wire, at + length)
+        length, at = wire[at + 1], at + 2
+        if length & 0x80:
+            length, at = _compact(wire, at - 1)
+        at += length
+        length, at = wire[at], at + 1
+        if length & 0x80:
+            length, at = _compact(wire, at - 1)
         at += length
     if at > len(wire):
         raise IndexError

@@ -15,7 +15,18 @@ import psycopg
 
 from schema.errors import LeaseLost, LedgerError
 
-__all__ = ["Lease", "LeaseLost", "LedgerError", "acquire", "fence", "mark", "marking", "must_be_ours", "release", "renew"]
+__all__ = [
+    "Lease",
+    "LeaseLost",
+    "LedgerError",
+    "acquire",
+    "fence",
+    "mark",
+    "marking",
+    "must_be_ours",
+    "release",
+    "renew",
+]
 
 _MARK = "indexer-writer"
 # The state with which ledger.fence refuses.

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.copy import AsyncLibpqWriter
 from psycopg.pq import TransactionStatus
 
 from programs import base58
@@ -60,6 +61,8 @@ CHANNEL = "indexer_ledger"
 CONFIRMED, FINALIZED = "confirmed", "finalized"
 # One write to the COPY stream: about what a socket's buffer holds, so that encoding the next overlaps with the server's work on this one.
 _COPY_CHUNK_ROWS = 48
+# What may wait in the driver's buffer before we wait for the server: each wait is a turn of the event loop.
+_COPY_UNFLUSHED_BYTES_MAX = 512 << 10
 _PARTITIONS_AT_ONCE = 1_000
 Conn = psycopg.AsyncConnection[Any]
 
@@ -544,7 +547,10 @@ async def _append_rows(
     done: list[PreparedRow] = []
     async with (
         conn.cursor() as cursor,
-        cursor.copy(f"COPY ledger.transactions ({encoding.COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
+        cursor.copy(
+            f"COPY ledger.transactions ({encoding.COLUMNS}) FROM STDIN (FORMAT BINARY)",
+            writer=AsyncLibpqWriter(cursor, flush_threshold=_COPY_UNFLUSHED_BYTES_MAX),
+        ) as copy,
     ):
         await copy.write(encoding.COPY_HEADER)
         for at in range(0, len(rows), _COPY_CHUNK_ROWS):

@@ -84,7 +84,7 @@ class PostgresLedger:
         """Rows, seals, checkpoints: one transaction."""
         seals = [ledger.SealRange(self._ids[r.address], r.slot_first, r.slot_last) for r in plan.ranges]
         rows = [
-            ledger.prepare_row(
+            ledger.pending_row(
                 row.raw, tuple(sorted(self._ids[a] for a in row.programs if a in self._ids)), row.witnesses
             )
             for row in plan.rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 Raw = TypeVar("Raw", bytes, msgspec.Raw)
 ADDRESS_BYTES = 32
 SIGNATURE_BYTES = 64
+# Half a millisecond of work between two chances for others.
+STEP_TRANSACTIONS = 32
 _NO_INNER = rows.encode_inner(())
 
 # What the ledger's columns can hold; a number beyond is no answer of a node.
@@ -249,6 +251,18 @@ def signature_list(raw: bytes) -> tuple[Listed, ...]:
 
 def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result; None when the node answered null. Transactions that mention no watched program are left out."""
+    steps = block_steps(raw, slot, watched)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Block | None = stop.value
+            return found
+
+
+def block_steps(raw: bytes, slot: Slot, watched: Watched) -> Generator[None, None, Block | None]:
+    """The same, giving way every few transactions: a large block takes tens of milliseconds, in which an event loop would serve nothing and
+    the database would wait for rows that are ready."""
     try:
         parsed = _either(raw, _block, _loose_block)
     except Garbage as error:
@@ -262,6 +276,8 @@ def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
             content = _block_content(entry, slot, index, parsed.blockTime, watched)
             if content is not None:
                 found.append(content)
+                if len(found) % STEP_TRANSACTIONS == 0:
+                    yield
         contents = tuple(found)
     return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents)
 
@@ -336,10 +352,9 @@ def _raw(
 
 
 def _inner(groups: list[_Inner]) -> bytes:
-    decode = base58.decode
     return rows.pack_inner(
         [
-            (group.index, place, i.programIdIndex, bytes(i.accounts), decode(i.data), i.stackHeight)
+            (group.index, place, i.programIdIndex, bytes(i.accounts), base58.decode(i.data), i.stackHeight)
             for group in groups
             for place, i in enumerate(group.instructions)
         ]

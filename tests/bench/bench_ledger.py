@@ -1,7 +1,9 @@
 """How fast replies become committed rows, beside psql's binary \\copy of the same rows into the same table.
 
-`python tests/bench/bench_ledger.py [--rows N] [--json]`; a million rows with --rows 1000000. Ratios of one run on one machine are what
-counts. The replies have real shape, about 3 KB a transaction (wire, logs, inner instructions); both servers' settings are the embedded ones.
+`python -m tests.bench.bench_ledger [--rows N] [--json]`; a million rows with --rows 1000000. Ratios of one run on one machine are what
+counts. The replies have real shape, 2.7 KB a transaction (wire, logs, inner instructions), every second batch by getBlock, the others by
+getTransaction, each with signatures of its own. Two ways are measured: one batch after the other, and with the next batch read in steps
+while the database works on this one. The server's settings are the embedded ones, fsync among them.
 """
 
 from __future__ import annotations
@@ -11,30 +13,38 @@ import asyncio
 import base64
 import json
 import random
+import resource
 import subprocess
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from indexer.core.protocol import Address, Content, Slot
+from indexer.edges import parse
 from programs import base58
-from programs.transaction import from_rpc
 from schema import db, ledger, rows
 from schema import lease as leases
 from schema.embedded import EmbeddedPostgres, find_binaries
 
 BATCH_ROWS = 1_000
-POOL = 2_000
+AHEAD_BATCHES = 2
 ADDRESS = bytes([7] * 32)
+WATCHED = parse.Watched((Address(base58.encode(ADDRESS)),))
+WITNESSES = 6
+# The base64 of a wire: four characters of header and first bytes, then eight that are six bytes of its signature.
+NUMBER_AT, NUMBER_CHARS = 4, 8
 
 
-def reply(rng: random.Random, slot: int, index: int) -> bytes:
-    """A getTransaction reply: two signatures' worth of header, eight keys, two instructions, twenty log lines, three inner instructions."""
-    signature = rng.randbytes(64)
+def result(rng: random.Random) -> dict[str, Any]:
+    """A transaction as the node tells of it: eight keys, two instructions, fifteen log lines, three inner instructions."""
     keys = [rng.randbytes(32) for _ in range(7)] + [ADDRESS]
     instruction = bytes([7, 3, 0, 1, 2, 120]) + rng.randbytes(120)
     message = bytes([1, 0, 2, 8]) + b"".join(keys) + rng.randbytes(32) + bytes([2]) + instruction * 2
-    wire = bytes([1]) + signature + message
+    wire = bytes([1]) + rng.randbytes(64) + message
     program = base58.encode(ADDRESS)
     logs = [f"Program {program} invoke [1]", "Program log: Instruction: CastVote"]
     logs += [f"Program log: weight {rng.randrange(10**9)} of option {rng.randrange(9)}" for _ in range(8)]
@@ -47,71 +57,137 @@ def reply(rng: random.Random, slot: int, index: int) -> bytes:
         {"programIdIndex": 6, "accounts": [0, 1, 2], "data": base58.encode(rng.randbytes(40)), "stackHeight": 2}
         for _ in range(3)
     ]
-    body = {
-        "jsonrpc": "2.0",
-        "id": index,
-        "result": {
-            "slot": slot,
-            "transactionIndex": index,
-            "blockTime": 1_700_000_000 + slot,
-            "version": "legacy",
-            "transaction": [base64.b64encode(wire).decode(), "base64"],
-            "meta": {
-                "err": None,
-                "fee": 5000,
-                "logMessages": logs,
-                "innerInstructions": [{"index": 0, "instructions": inner}],
-            },
-        },
-    }
-    return json.dumps(body, separators=(",", ":")).encode()
+    meta = {"err": None, "fee": 5000, "logMessages": logs, "innerInstructions": [{"index": 0, "instructions": inner}]}
+    return {"transaction": [base64.b64encode(wire).decode(), "base64"], "meta": meta, "version": "legacy"}
 
 
-async def sealed(dsn: str, total: int) -> tuple[float, list[float], float]:
-    """Seconds for all rows from bytes to commit; seconds of each append; seconds spent before the database."""
-    rng = random.Random(1)
-    pool = [reply(rng, 0, n) for n in range(POOL)]
+class Feed:
+    """Replies for one slot after another, cut where the slot's number and the signatures' go."""
+
+    def __init__(self) -> None:
+        rng = random.Random(1)
+        results = [result(rng) for _ in range(BATCH_ROWS)]
+        block = {"jsonrpc": "2.0", "id": 1, "result": {"parentSlot": 0, "blockTime": 1, "transactions": results}}
+        self._block = self._cut(block, results)
+        self._singles = []
+        for index, entry in enumerate(results):
+            told = {"slot": 0, "transactionIndex": index, "blockTime": 1, **entry}
+            self._singles.append(self._cut({"jsonrpc": "2.0", "id": index, "result": told}, [entry]))
+        self.bytes = sum(sum(map(len, parts)) for parts in self._singles) / BATCH_ROWS
+
+    @staticmethod
+    def _cut(document: Any, entries: list[dict[str, Any]]) -> list[bytes]:
+        text, parts = json.dumps(document, separators=(",", ":")).encode(), []
+        for entry in entries:
+            at = text.index(entry["transaction"][0].encode()) + NUMBER_AT
+            parts.append(text[:at])
+            text = text[at + NUMBER_CHARS :]
+        return [*parts, text]
+
+    def block(self, slot: int) -> bytes:
+        """A getBlock reply."""
+        return b"".join([part + number for part, number in zip(self._block, [*_numbers(slot), b""], strict=True)])
+
+    def singles(self, slot: int) -> list[bytes]:
+        """Replies of getTransaction."""
+        there = b'"slot":%d' % slot
+        return [
+            head.replace(b'"slot":0', there, 1) + number + tail
+            for (head, tail), number in zip(self._singles, _numbers(slot), strict=True)
+        ]
+
+
+def _numbers(slot: int) -> list[bytes]:
+    first = slot * BATCH_ROWS
+    return [base64.b64encode((first + n).to_bytes(6, "big")) for n in range(BATCH_ROWS)]
+
+
+async def contents(feed: Feed, slot: int) -> list[Content]:
+    """What the replies of a slot hold, through the edge's own parser, giving way to others now and then."""
+    if slot % 2:
+        reply = parse.result(parse.envelope(feed.block(slot)))
+        assert isinstance(reply, bytes)
+        steps = parse.block_steps(reply, Slot(slot), WATCHED)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return list(stop.value.contents)
+            await asyncio.sleep(0)
+    found = []
+    for n, body in enumerate(feed.singles(slot)):
+        reply = parse.result(parse.envelope(body))
+        assert isinstance(reply, bytes)
+        content = parse.stored_transaction(reply, WATCHED)
+        assert content is not None
+        found.append(content)
+        if n % parse.STEP_TRANSACTIONS == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+async def one_by_one(feed: Feed, slots: range) -> AsyncIterator[tuple[int, list[Content]]]:
+    """Each slot when it is asked for."""
+    for slot in slots:
+        yield slot, await contents(feed, slot)
+
+
+async def ahead(feed: Feed, slots: range) -> AsyncIterator[tuple[int, list[Content]]]:
+    """Slots that were read while the ones before were being appended."""
+    queue: asyncio.Queue[tuple[int, list[Content]]] = asyncio.Queue(AHEAD_BATCHES)
+
+    async def read() -> None:
+        for slot in slots:
+            await queue.put((slot, await contents(feed, slot)))
+
+    reader = asyncio.create_task(read())
+    for _ in slots:
+        yield await queue.get()
+    await reader
+
+
+async def sealed(dsn: str, total: int, source: Any) -> tuple[float, float, list[float]]:
+    """Seconds from bytes to commit for all rows, processor seconds of this process, seconds of each append."""
+    feed = Feed()
     conn = await db.aconnect(dsn)
     async with conn:
         await ledger.ensure_programs(conn, [("voting", base58.encode(ADDRESS), 0)])
-        lease = await leases.acquire(conn, "writer", "bench", 3_600)
+        lease = await leases.acquire(conn, "writer", "bench", 36_000)
         assert lease is not None
-        batches: list[float] = []
-        encoding: list[float] = []
-        begun = time.perf_counter()
-        for slot in range(total // BATCH_ROWS):
-            # One after the other: a second thread only makes both wait for the interpreter's lock (tried, no faster).
-            prepared = encode(pool, slot, encoding)
+        appends: list[float] = []
+        began, cpu = time.perf_counter(), time.process_time()
+        async for slot, found in source(feed, range(total // BATCH_ROWS)):
             started = time.perf_counter()
-            await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], prepared, tip_slot=slot)
-            batches.append(time.perf_counter() - started)
-        return time.perf_counter() - begun, batches, sum(encoding)
+            pending = [ledger.pending_row(content.raw, (1,), WITNESSES) for content in found]
+            await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], pending, tip_slot=slot)
+            appends.append(time.perf_counter() - started)
+        return time.perf_counter() - began, time.process_time() - cpu, appends
 
 
-def encode(pool: list[bytes], slot: int, took: list[float]) -> list[ledger.PreparedRow]:
-    """A batch of replies as rows; the time it took goes to `took`."""
-    started = time.thread_time()
-    there = b'"slot":%d' % slot
-    prepared = []
-    for n in range(BATCH_ROWS):
-        raw = from_rpc(pool[(slot * BATCH_ROWS + n) % POOL].replace(b'"slot":0', there, 1), n)
-        prepared.append(ledger.prepare_row(raw, (1,), 10))
-    prepared.sort(key=lambda row: row.transaction_index)
-    took.append(time.thread_time() - started)
-    return prepared
-
-
-def copied(server: EmbeddedPostgres, psql: Path, source: str, total: int) -> float:
-    """Seconds for psql's \\copy of the same rows into an empty ledger, in the same 1,000-row transactions' files as one file."""
-    target = server.dsn_for("postgres", "copied")
+def copied(psql: Path, source: str, target: str, total: int) -> float:
+    """Seconds for psql's \\copy of the same rows, as one file in one transaction, into an empty ledger."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.bin"
         export = f"\\copy (SELECT {rows.COLUMNS} FROM ledger.transactions ORDER BY position LIMIT {total}) TO '{file}' (FORMAT binary)"
         subprocess.run([str(psql), source, "-qc", export], check=True)
+        with psycopg.connect(target, autocommit=True) as conn:
+            conn.execute("SELECT ledger.ensure_partitions(0, %s)", (total // BATCH_ROWS,))
+            conn.execute("CHECKPOINT")
         started = time.perf_counter()
         load = f"\\copy ledger.transactions ({rows.COLUMNS}) FROM '{file}' (FORMAT binary)"
         subprocess.run([str(psql), target, "-qc", load], check=True)
         return time.perf_counter() - started
+
+
+def _database(server: EmbeddedPostgres, name: str) -> str:
+    with db.connect(server.dsn) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name}".encode())
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    dsn = server.dsn_for("postgres", name)
+    db.upgrade(dsn)
+    with db.connect(dsn) as conn:
+        conn.execute("CHECKPOINT")
+    return dsn
 
 
 def main() -> None:
@@ -122,33 +198,31 @@ def main() -> None:
     arguments = parser.parse_args()
     total = max(2, arguments.rows // BATCH_ROWS) * BATCH_ROWS
     with EmbeddedPostgres() as server:
-        for name in ("sealed", "copied"):
-            with db.connect(server.dsn) as admin:
-                admin.execute(f"CREATE DATABASE {name}".encode())
-            db.upgrade(server.dsn_for("postgres", name))
-        with db.connect(server.dsn_for("postgres", "copied")) as admin:
-            admin.execute("SELECT ledger.ensure_partitions(0, 0)")
-        source = server.dsn_for("postgres", "sealed")
-        seconds, batches, encoding = asyncio.run(sealed(source, total))
-        copy_seconds = copied(server, find_binaries() / "psql", source, total)
-    tenth = max(1, len(batches) // 10)
-    first, last = sorted(batches[:tenth])[tenth // 2], sorted(batches[-tenth:])[tenth // 2]
-    result: dict[str, Any] = {
+        few = min(total, 100_000)
+        plain, _, _ = asyncio.run(sealed(_database(server, "one_by_one"), few, one_by_one))
+        source = _database(server, "ahead")
+        seconds, cpu, appends = asyncio.run(sealed(source, total, ahead))
+        copy_seconds = copied(find_binaries() / "psql", source, _database(server, "copied"), total)
+    tenth = max(1, len(appends) // 10)
+    first, last = sorted(appends[:tenth])[tenth // 2], sorted(appends[-tenth:])[tenth // 2]
+    found: dict[str, Any] = {
         "rows": total,
+        "reply_bytes_per_row": round(Feed().bytes),
         "rows_per_second": round(total / seconds),
-        "encoding_us_per_row": round(encoding / total * 1e6, 1),
-        "append_rows_per_second": round(total / sum(batches)),
+        "rows_per_second_one_by_one": round(few / plain),
+        "cpu_us_per_row": round(cpu / total * 1e6, 1),
         "copy_rows_per_second": round(total / copy_seconds),
         "ratio_to_psql_copy": round(copy_seconds / seconds, 3),
-        "append_ratio_to_psql_copy": round(copy_seconds / sum(batches), 3),
+        "ratio_to_psql_copy_one_by_one": round(copy_seconds / total * few / plain, 3),
         "append_ms_first_tenth": round(first * 1e3, 1),
         "append_ms_last_tenth": round(last * 1e3, 1),
+        "memory_mb_max": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(found))
     else:
-        for key, value in result.items():
-            print(f"{key:24} {value}")
+        for key, value in found.items():
+            print(f"{key:32} {value}")
 
 
 if __name__ == "__main__":
