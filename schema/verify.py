@@ -21,9 +21,21 @@ _READ_ROWS = 2_000
 Progress = Callable[[int], None]
 
 
+# What to do, by what was found. No function of ours mends a row: whatever could would also be the way to forge one.
+RESTORE = "restore the ledger from a backup made before, or index anew into an empty database and compare its digests"
+GUARD = "as the owner: SELECT ledger.guard('ledger.{0}'::regclass)"
+ENABLE = (
+    "as the owner: ALTER TABLE ledger.{0} ENABLE ALWAYS TRIGGER append_only; then find out what was changed meanwhile"
+)
+ATTACH = "as the owner: ALTER TABLE ledger.{0} ATTACH PARTITION ledger.{1} FOR VALUES FROM ({2}) TO ({3})"
+READ_AGAIN = (
+    "indexer replay --from-slot {0} --to-slot {1} appends from the chain what is missing; the hole itself stays visible"
+)
+
+
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what is wrong (at most DIFFERENCES_MAX lines; `differences_total` counts all)."""
+    """What was looked at, and what is wrong: where, and what to do (at most DIFFERENCES_MAX lines; `differences_total` counts all)."""
 
     rows: int = 0
     seals: int = 0
@@ -36,11 +48,11 @@ class Report:
         """Whether nothing is wrong."""
         return self.differences_total == 0
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, remedy: str = RESTORE) -> None:
         """Note a difference."""
         self.differences_total += 1
         if len(self.differences) < DIFFERENCES_MAX:
-            self.differences.append(text)
+            self.differences.append(f"{text}; {remedy}")
 
 
 class _Seal(NamedTuple):
@@ -78,16 +90,42 @@ def verify(
 
 def _guards(conn: psycopg.Connection[Any], report: Report) -> None:
     found = conn.execute(
-        "SELECT c.relname, coalesce(bool_or(t.tgenabled = 'A'), false) FROM pg_class c"
-        " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent"
+        "SELECT c.relname, t.oid IS NOT NULL, coalesce(t.tgenabled = 'A', false) FROM pg_class c"
         " LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'append_only'"
-        " WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'p') AND coalesce(p.relname, c.relname) = ANY(%s)"
-        " GROUP BY c.oid, c.relname ORDER BY c.relname",
+        " WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'p')"
+        " AND (c.relname = ANY(%s) OR c.relname ~ '^(transactions|account_updates)_s[0-9]+$') ORDER BY c.relname",
         (list(APPEND_ONLY),),
     ).fetchall()
-    for table, guarded in found:
-        if not guarded:
-            report.add(f"table ledger.{table}: the append-only trigger is missing or disabled")
+    for name in sorted(set(APPEND_ONLY) - {table for table, _, _ in found}):
+        report.add(f"table ledger.{name} is missing")
+    for table, there, enabled in found:
+        if not enabled:
+            what = "disabled" if there else "missing"
+            remedy = (ENABLE if there else GUARD).format(table)
+            report.add(f"table ledger.{table}: the append-only trigger is {what}", remedy)
+    (width,) = conn.execute(
+        "SELECT value::bigint FROM ledger.settings WHERE key = 'partition_width_slots'"
+    ).fetchone() or (1,)
+    loose = conn.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relkind = 'r' AND NOT relispartition"
+        " AND relname ~ '^(transactions|account_updates)_s[0-9]+$' ORDER BY relname"
+    ).fetchall()
+    for (table,) in loose:
+        parent, _, start = table.rpartition("_s")
+        remedy = ATTACH.format(parent, table, start, int(start) + width)
+        report.add(f"table ledger.{table} is detached from ledger.{parent}: its rows are in no query", remedy)
+
+
+# One batch is one append. Its slots prune partitions, so this reads each row's index entry and place once.
+_BATCHES = b"""
+SELECT b.position_first, b.position_last, b.slot_min, b.slot_max, f.rows, f.positions, f.unordered
+FROM ledger.batches b CROSS JOIN LATERAL (
+    SELECT count(*) AS rows, count(DISTINCT position) AS positions, min(position) FILTER (WHERE bad) AS unordered FROM (
+        SELECT position, (slot, transaction_index) <= lag((slot, transaction_index)) OVER (ORDER BY position) AS bad
+        FROM ledger.transactions WHERE slot BETWEEN b.slot_min AND b.slot_max AND position BETWEEN b.position_first AND b.position_last
+    ) t
+) f ORDER BY b.position_first
+"""
 
 
 def _positions(conn: psycopg.Connection[Any], report: Report) -> None:
@@ -96,23 +134,40 @@ def _positions(conn: psycopg.Connection[Any], report: Report) -> None:
         report.add("checkpoint 'ledger' is missing")
         return
     report.last_position = row[0]
-    counts = conn.execute(
-        "SELECT count(*), count(DISTINCT position), coalesce(min(position), 1), coalesce(max(position), 0) FROM ledger.transactions"
-    )
-    rows, distinct, first, last = counts.fetchone() or (0, 0, 1, 0)
-    if rows != distinct:
-        report.add(f"positions: {rows - distinct} are there twice")
-    if distinct != report.last_position or first != 1 or last != report.last_position:
-        report.add(f"positions: {distinct} between {first} and {last}, the checkpoint says 1 to {report.last_position}")
-    expected = 1
-    for position_first, position_last in conn.execute(
-        "SELECT position_first, position_last FROM ledger.batches ORDER BY 1"
-    ):
-        if position_first != expected:
-            report.add(f"batches: one begins at position {position_first}, expected {expected}")
-        expected = position_last + 1
+    expected, counted = 1, 0
+    with conn.cursor("verify_batches", binary=True) as cursor:
+        cursor.itersize = _READ_ROWS
+        cursor.execute(_BATCHES)
+        for first, last, slot_min, slot_max, rows, positions, unordered in cursor:
+            counted += rows
+            if first != expected:
+                report.add(f"batches: one begins at position {first}, expected {expected}")
+            expected = last + 1
+            where = f"positions {first}..{last} (slots {slot_min}..{slot_max})"
+            if positions != last - first + 1:
+                missing = _missing(conn, first, last, slot_min, slot_max)
+                text = f"{where}: {last - first + 1 - positions} are missing, the first is {missing}"
+                report.add(text, f"{READ_AGAIN.format(slot_min, slot_max)}, or {RESTORE}")
+            if rows != positions:
+                report.add(f"{where}: {rows - positions} positions are there twice")
+            if unordered is not None:
+                report.add(f"{where}: position {unordered} is not in chain order")
     if expected != report.last_position + 1:
         report.add(f"batches: they end at position {expected - 1}, the checkpoint says {report.last_position}")
+    (total,) = conn.execute("SELECT count(*) FROM ledger.transactions").fetchone() or (0,)
+    if total != counted:
+        report.add(
+            f"positions: {total - counted} rows are at positions that no append gave, or in slots where it did not put them"
+        )
+
+
+def _missing(conn: psycopg.Connection[Any], first: int, last: int, slot_min: int, slot_max: int) -> int:
+    found = conn.execute(
+        "SELECT min(n) FROM generate_series(%s::bigint, %s::bigint) n WHERE NOT EXISTS (SELECT FROM ledger.transactions"
+        " WHERE position = n AND slot BETWEEN %s AND %s)",
+        (first, last, slot_min, slot_max),
+    ).fetchone()
+    return first if found is None or found[0] is None else int(found[0])
 
 
 def _rows(
@@ -151,9 +206,11 @@ def _seals(conn: psycopg.Connection[Any], report: Report, slot_from: int | None,
                 where = f"seal {seal.id} ({commitment}, program {program}, slots {seal.slot_first}..{seal.slot_last})"
                 report.seals += 1
                 if seal.previous != value:
-                    report.add(f"{where}: does not chain to the one before")
+                    report.add(
+                        f"{where}: does not chain to the one before: that one is missing, or one of the two was changed"
+                    )
                 if commitment == "finalized" and seal.slot_first != slot_next:
-                    report.add(f"{where}: expected to begin at slot {slot_next}")
+                    report.add(f"{where}: expected to begin at slot {slot_next}; a seal is missing")
                 slot_next = seal.slot_last + 1
                 value = seal.digest
                 inside = (slot_to is None or seal.slot_first <= slot_to) and (

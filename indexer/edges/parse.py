@@ -19,7 +19,6 @@ from programs import base58
 from programs.transaction import TransactionError, error_text, static_keys
 from schema import rows
 
-
 T = TypeVar("T")
 Raw = TypeVar("Raw", bytes, msgspec.Raw)
 ADDRESS_BYTES = 32
@@ -166,6 +165,7 @@ class Watched:
     def __init__(self, addresses: tuple[Address, ...]) -> None:
         self._by_key: dict[bytes, Address] = {base58.address_bytes(address): address for address in addresses}
         self._texts = [address.encode() for address in addresses]
+        self._named = lru_cache(maxsize=1024)(self._name_all)
         self.addresses = addresses
 
     def mentioned(self, wire: bytes, loaded: tuple[bytes, ...]) -> frozenset[Address]:
@@ -187,8 +187,7 @@ class Watched:
         # A text with escaped letters and digits has to be read before it can be searched.
         return b"\\u00" in text or any(address in text for address in self._texts)
 
-    @lru_cache(maxsize=4096)  # noqa: B019: one object a process
-    def _named(self, keys: tuple[bytes, ...]) -> frozenset[Address]:
+    def _name_all(self, keys: tuple[bytes, ...]) -> frozenset[Address]:
         return frozenset(self._by_key[key] for key in keys)
 
 
