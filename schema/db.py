@@ -50,6 +50,42 @@ def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
                 f'as its owner: GRANT CREATE ON DATABASE "{conn.info.dbname}" TO "{conn.info.user}"',
                 EXIT_USAGE,
             )
+        _must_be_our_ledger(conn)
+
+
+def _must_be_our_ledger(conn: psycopg.Connection[Any]) -> None:
+    """UserError 2 for a schema `ledger` of somebody else, of a newer program, or in which we may not write. Nothing is changed."""
+    names = {
+        name
+        for (name,) in conn.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('ledger') AND relkind IN ('r', 'p', 'v', 'm')"
+        )
+    }
+    if not names:
+        return
+    where = f"{SETTING}: database {conn.info.dbname!r}"
+    if "schema_version" not in names:
+        raise UserError(
+            f"{where} has a schema 'ledger' that is not ours (it holds {', '.join(sorted(names)[:3])}); name another database",
+            EXIT_USAGE,
+        )
+    found = _current(conn)
+    if found is None:
+        return
+    if found not in known_revisions():
+        raise UserError(
+            f"{where} is at revision {found}, which this program does not know (its newest is {head()}): the database was used by a newer one; "
+            "install that, or name another database",
+            EXIT_USAGE,
+        )
+    may = conn.execute(
+        "SELECT has_table_privilege('ledger.transactions', 'INSERT') AND has_table_privilege('ledger.checkpoints', 'UPDATE'),"
+        " pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'ledger.schema_version'::regclass"
+    ).fetchone()
+    if may is not None and not may[0]:
+        raise UserError(
+            f"{where}: role {conn.info.user!r} may not write the ledger; connect as its owner {may[1]!r}", EXIT_USAGE
+        )
 
 
 def connect(
@@ -87,7 +123,10 @@ async def aconnect(
 
 
 def upgrade(dsn: str, revision: str = "head") -> None:
-    """Bring the schema up to a revision, in one transaction. UserError 2 when a right is missing or the revision is unknown."""
+    """Bring the schema up to a revision, in one transaction. UserError 2 when a right is missing, the revision is unknown or the schema is
+    somebody else's."""
+    with connect(dsn) as conn:
+        _must_be_our_ledger(conn)
     _migrate(dsn, revision, down=False)
     from schema import roles
 
@@ -139,6 +178,11 @@ def head() -> str:
     return found
 
 
+def known_revisions() -> frozenset[str]:
+    """Every revision that this program knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def revisions(dsn: str) -> tuple[str | None, str]:
     """The revision that the database is at, and the one that this program needs."""
     return current(dsn), head()
@@ -147,6 +191,11 @@ def revisions(dsn: str) -> tuple[str | None, str]:
 def check_schema(dsn: str) -> None:
     """UserError, exit code 2, unless the database is at the revision that this program needs."""
     found, needed = revisions(dsn)
+    if found is not None and found not in known_revisions():
+        raise UserError(
+            f"{SETTING}: the schema is at revision {found}, which this program does not know (its newest is {needed}): install the newer program",
+            EXIT_USAGE,
+        )
     if found != needed:
         raise UserError(
             f"{SETTING}: the schema is at revision {found}, this program needs {needed}; run: indexer db upgrade",
@@ -263,8 +312,16 @@ def _plain(dsn: str) -> psycopg.Connection[Any]:
 
 
 def _current(conn: psycopg.Connection[Any]) -> str | None:
-    known = conn.execute("SELECT to_regclass('ledger.schema_version')").fetchone()
-    if known is None or known[0] is None:
-        return None
-    row = conn.execute("SELECT version_num FROM ledger.schema_version").fetchone()
+    try:
+        known = conn.execute("SELECT to_regclass('ledger.schema_version')").fetchone()
+        if known is None or known[0] is None:
+            return None
+        row = conn.execute("SELECT version_num FROM ledger.schema_version").fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        user, database = conn.info.user, conn.info.dbname
+        raise UserError(
+            f"{SETTING}: role {user!r} may not read the ledger in database {database!r}; connect as its owner, or as its owner: "
+            f'GRANT USAGE ON SCHEMA ledger TO "{user}"; GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO "{user}"',
+            EXIT_USAGE,
+        ) from None
     return None if row is None else str(row[0])

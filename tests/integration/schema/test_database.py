@@ -138,6 +138,65 @@ def test_a_database_that_cannot_serve_is_refused(db: str) -> None:
             conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+FOREIGN = {
+    "somebody else's ledger": (
+        "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int); INSERT INTO ledger.accounts VALUES (7)",
+        "not ours",
+    ),
+    "a newer program's": ("UPDATE ledger.schema_version SET version_num = '9999'", "newer"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_ledger_that_is_not_ours_is_refused_and_left_alone(db: str, what: str) -> None:
+    statement, word = FOREIGN[what]
+    with database.connect(db) as conn:
+        conn.execute(statement)
+        tables = "SELECT array_agg(oid::text || relname ORDER BY oid) FROM pg_class WHERE relnamespace = 'ledger'::regnamespace"
+        before = conn.execute(tables).fetchone()
+        for use in (database.check_dsn, database.upgrade):
+            with pytest.raises(UserError, match=word) as caught:
+                use(db)
+            assert caught.value.exit_code == 2
+            assert "\n" not in str(caught.value)
+        assert conn.execute(tables).fetchone() == before
+
+
+def test_a_role_without_rights_is_refused(db: str) -> None:
+    role = f"stranger_{os.getpid()}"
+    with database.connect(db) as conn:
+        conn.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            conn.execute(f'GRANT CREATE ON DATABASE "{conn.info.dbname}" TO {role}')
+            theirs = make_conninfo(db, user=role)
+            for use in (database.check_dsn, database.upgrade, database.check_schema):
+                with pytest.raises(UserError, match="may not read the ledger") as caught:
+                    use(theirs)
+                assert caught.value.exit_code == 2
+            conn.execute(
+                f"GRANT USAGE ON SCHEMA ledger TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {role}"
+            )
+            database.check_schema(theirs)
+            with pytest.raises(UserError, match="may not write the ledger"):
+                database.check_dsn(theirs)
+        finally:
+            conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_standby_and_an_old_server_are_refused() -> None:
+    """What such a server says of itself, without such a server."""
+
+    class Info:
+        server_version, dbname, host = 130012, "d", "h"
+
+    with pytest.raises(UserError, match="PostgreSQL 13, 14 is the least") as old:
+        database._check_server(Info(), ("UTF8", False))  # type: ignore[arg-type]
+    Info.server_version = 140000
+    with pytest.raises(UserError, match="read-only standby") as standby:
+        database._check_server(Info(), ("UTF8", True))  # type: ignore[arg-type]
+    assert old.value.exit_code == standby.value.exit_code == 2
+
+
 def test_errors_say_whether_to_try_again(db: str) -> None:
     with database.connect(db) as conn:
         conn.execute("SET statement_timeout = 20")

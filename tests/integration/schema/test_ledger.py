@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from hashlib import sha256
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,8 +21,10 @@ from schema import db as database
 from schema import lease as leases
 from schema import ledger, reads
 from schema.ledger import SealRange
+from schema.verify import verify
 from tests.integration.schema.make import rows as make_rows
 
+ROOT = Path(__file__).resolve().parents[3]
 ADDRESS, OTHER = base58.encode(bytes([7] * 32)), base58.encode(bytes([8] * 32))
 
 
@@ -230,3 +238,144 @@ def test_the_owner_cannot_change_what_is_appended(db: str, statement: str, repli
                 )
             with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
                 conn.execute(change)
+
+
+DROPS = {
+    "drop": "DROP TABLE ledger.transactions_s0",
+    "drop cascade": "DROP TABLE ledger.account_updates_s0 CASCADE",
+    "detach": "ALTER TABLE ledger.transactions DETACH PARTITION ledger.transactions_s0",
+}
+
+
+@pytest.mark.parametrize("what", DROPS)
+def test_a_partition_is_not_dropped_or_detached_by_a_slip(db: str, what: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute("SELECT ledger.ensure_partitions(0, 0)")
+        with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
+            conn.execute(DROPS[what])
+        conn.execute(
+            "CREATE SCHEMA theirs; CREATE TABLE theirs.transactions_s0 (a int); DROP TABLE theirs.transactions_s0"
+        )
+        conn.execute("ALTER TABLE ledger.transactions_s0 SET (fillfactor = 100)")
+        conn.execute("DROP SCHEMA ledger CASCADE")
+    database.upgrade(db)
+
+
+def test_partitions_are_made_ahead_and_only_where_rows_are(db: str) -> None:
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        async with conn:
+            for slot in (0, 5, 10**9, 10**9 + 1):
+                _, prepared = make_rows(random.Random(slot), range(slot, slot + 1), 1)
+                seal = SealRange(1, slot, slot)
+                await ledger.append_seal(conn, lease, [seal], prepared, origin=1)
+
+    asyncio.run(play())
+    with database.connect(db) as conn:
+        names = conn.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'ledger'::regnamespace AND relname ~ '^transactions_s[0-9]+$' ORDER BY oid"
+        ).fetchall()
+    width = 432_000
+    first = 10**9 // width * width
+    assert [name for (name,) in names] == [f"transactions_s{s}" for s in (0, width, first, first + width)]
+
+
+_PAUSED = """
+import asyncio, os, pickle, signal, sys
+import psycopg
+from schema import db, lease as leases, ledger
+from schema.lease import Lease
+dsn, epoch, file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+seal, rows = pickle.load(open(file, "rb"))
+real = psycopg.AsyncCopy.write
+async def write(copy, data):
+    await real(copy, data)
+    if sys.argv[4] == "inside":
+        os.kill(os.getpid(), signal.SIGSTOP)
+psycopg.AsyncCopy.write = write
+async def main():
+    conn = await db.aconnect(dsn)
+    if sys.argv[4] == "before":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    lease = Lease("writer", epoch, "a")
+    prepared = [ledger.PreparedRow(*row) for row in rows]
+    try:
+        await ledger.append_seal(conn, lease, [ledger.SealRange(*seal)], prepared)
+    except (ledger.LeaseLost, psycopg.Error) as error:
+        sys.exit(7)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["before", "inside"])
+def test_a_writer_that_the_system_stopped_and_resumed_cannot_commit(db: str, tmp_path: Path, where: str) -> None:
+    """A real process, SIGSTOP in the middle of its append, a standby that takes over and seals the same slots, SIGCONT."""
+    _, prepared = make_rows(random.Random(4), range(3), 2)
+
+    async def lead() -> leases.Lease:
+        conn, lease = await _writer(db)
+        await conn.close()
+        return lease
+
+    lease = asyncio.run(lead())
+    file = tmp_path / "plan"
+    fields = [(r.slot, r.transaction_index, r.signature, r.programs, r.digest, r.encoded) for r in prepared]
+    file.write_bytes(pickle.dumps(((1, 0, 2), fields)))
+    process = subprocess.Popen([sys.executable, "-c", _PAUSED, db, str(lease.epoch), str(file), where], cwd=ROOT)
+    try:
+        while "T" not in Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]:
+            assert process.poll() is None, "it ended before it was stopped"
+            time.sleep(0.02)
+
+        async def take_over() -> None:
+            await _expire(db)
+            async with await database.aconnect(db) as standby:
+                taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 10)
+                assert taken is not None
+                await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 10)
+
+        asyncio.run(take_over())
+        while process.poll() is None:
+            # It stops itself again at its next write.
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.02)
+        assert process.returncode == 7
+    finally:
+        process.kill()
+        process.wait()
+    with database.connect(db) as conn:
+        assert reads.head(conn) == 6
+        assert conn.execute("SELECT count(*), count(DISTINCT signature) FROM ledger.transactions").fetchone() == (6, 6)
+        assert verify(conn).differences == []
+
+
+def test_the_lease_goes_by_the_databases_clock(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts whose clocks are years apart agree: no statement of the lease is given a time."""
+
+    async def play() -> None:
+        conn, lease = await _writer(db, ttl_s=30.0)
+        for skew in (-(10**9), 10**9):
+            monkeypatch.setattr(time, "time", lambda skew=skew: 1_700_000_000.0 + skew)
+            async with await database.aconnect(db) as standby:
+                assert await leases.acquire(standby, "writer", "b", 30) is None
+                await leases.renew(conn, lease, 30)
+                row = await (
+                    await standby.execute("SELECT expires_at - clock_timestamp() < interval '31 s' FROM ledger.leases")
+                ).fetchone()
+                assert row == (True,)
+        await conn.close()
+
+    asyncio.run(play())
+
+
+def test_chain_order_is_read_without_sorting_the_whole_ledger(db: str) -> None:
+    with database.connect(db) as conn:
+        conn.execute("SELECT ledger.ensure_partitions(0, 432000); ANALYZE ledger.transactions")
+        conn.execute("SET enable_seqscan = off")
+        plan = "\n".join(
+            line
+            for (line,) in conn.execute(
+                "EXPLAIN SELECT * FROM ledger.transactions t ORDER BY t.slot, t.transaction_index, t.position"
+            )
+        )
+    assert "Incremental Sort" in plan, plan
