@@ -17,7 +17,8 @@ from schema import digest
 from schema.tables import APPEND_ONLY
 
 DIFFERENCES_MAX = 100
-_READ_ROWS = 2_000
+# At 2 KB a row a read is a megabyte.
+_READ_ROWS = 500
 Progress = Callable[[int], None]
 
 
