@@ -100,6 +100,7 @@ class Daemon:
         self._projector: ProjectorThread | None = None
         self._finished = asyncio.Event()
         self._witness_from: Slot | None = None
+        self._database: PostgresLedger | None = None
 
     # ---- life ----
 
@@ -241,6 +242,7 @@ class Daemon:
         async with RpcClient(settings.rpc_urls, watched, rpc_policy) as rpc:
             database = PostgresLedger(settings.need_database(), lease, ids, self._clock)
             database.on_appended = self._appended
+            self._database = database
             sampler = AccountSampler(tuple(cursors), rpc, database, settings.accounts_poll_s)
             edge = SocketEdge(
                 settings.pubsub_url,
@@ -267,6 +269,7 @@ class Daemon:
             try:
                 await self._term(lambda: self._sealing(driver, sealer, edge), loops)
             finally:
+                self._database = None
                 await database.close()
 
     async def _term(
@@ -481,6 +484,10 @@ class Daemon:
             return [{"reason": "starting"}]
         if state.database_down:
             found.append({"reason": "database_down", "remedy": "see the log's database_down"})
+        if self._database is not None and self._database.failing is not None:
+            # Nothing is lost by it: the checkpoint stays, and the same is tried again.
+            remedy = "mend what the detail names (space, rights, time-outs); the indexer goes on by itself"
+            found.append({"reason": "database_failing", "detail": self._database.failing, "remedy": remedy})
         if self.options.ingest:
             if not state.leader:
                 found.append({"reason": "standby", "detail": "another indexer holds the writer's lease"})

@@ -73,6 +73,8 @@ class PostgresLedger:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
         self.on_appended: Callable[[SealPlan], None] = lambda plan: None
+        self.failing: str | None = None
+        """What the database last refused with, for /readyz; None since it last obeyed."""
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -214,12 +216,14 @@ class PostgresLedger:
                 metrics.DATABASE_FAILURES.inc()
                 text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
                 log.seldom(5.0, "warning", "database_failure", doing=what, error=text[:300])
+                self.failing = f"{what}: {text[:300]}"
                 await self._drop()
                 return Failure(text[:300])
             except BaseException:
                 # Cancelled in the middle: the connection's state is unknown.
                 await self._drop()
                 raise
+            self.failing = None
             return None
 
     async def _drop(self) -> None:
