@@ -69,11 +69,22 @@ class Feed:
         results = [result(rng) for _ in range(BATCH_ROWS)]
         block = {"jsonrpc": "2.0", "id": 1, "result": {"parentSlot": 0, "blockTime": 1, "transactions": results}}
         self._block = self._cut(block, results)
+        self._signatures = [base64.b64decode(entry["transaction"][0])[1:65] for entry in results]
         self._singles = []
         for index, entry in enumerate(results):
             told = {"slot": 0, "transactionIndex": index, "blockTime": 1, **entry}
             self._singles.append(self._cut({"jsonrpc": "2.0", "id": index, "result": told}, [entry]))
         self.bytes = sum(sum(map(len, parts)) for parts in self._singles) / BATCH_ROWS
+
+    def signature(self, ordinal: int) -> bytes:
+        """The signature of a transaction, counted from 0 over all slots."""
+        plain = self._signatures[ordinal % BATCH_ROWS]
+        return plain[:2] + ordinal.to_bytes(6, "big") + plain[8:]
+
+    @staticmethod
+    def ordinal(signature: bytes) -> int:
+        """Which transaction has the signature."""
+        return int.from_bytes(signature[2:8], "big")
 
     @staticmethod
     def _cut(document: Any, entries: list[dict[str, Any]]) -> list[bytes]:
