@@ -190,6 +190,39 @@ def copied(psql: Path, source: str, target: str, total: int) -> float:
         return time.perf_counter() - started
 
 
+# A long ledger, made by the server itself: short rows, but entries of full size in every index.
+_FILL = """
+INSERT INTO ledger.transactions (position, origin, slot, transaction_index, signature, wire, loaded, programs, truncated, witnesses, digest)
+SELECT n, 0, n / 1000, n %% 1000, sha256(int8send(n)) || sha256(int8send(-n)), '\\x00', '', '{1}', false, 6, sha256(int8send(n))
+FROM generate_series(%s::bigint, %s::bigint) n
+"""
+
+
+async def growth(dsn: str, lengths: list[int], rounds: int) -> list[float]:
+    """Seconds of an append of a thousand rows, the median of `rounds`, when the ledger has each of the lengths."""
+    feed, found = Feed(), []
+    conn = await db.aconnect(dsn)
+    async with conn:
+        await ledger.ensure_programs(conn, [("voting", base58.encode(ADDRESS), 0)])
+        lease = await leases.acquire(conn, "writer", "bench", 36_000)
+        assert lease is not None
+        await conn.execute("SELECT ledger.ensure_partitions(0, 0)")
+        length = 0
+        for wanted in lengths:
+            await conn.execute(_FILL, (length + 1, wanted - 1))
+            await conn.execute("UPDATE ledger.checkpoints SET position = %s WHERE name = 'ledger'", (wanted - 1,))
+            await conn.execute("CHECKPOINT")
+            length, appends = wanted, []
+            for slot in range(wanted // BATCH_ROWS, wanted // BATCH_ROWS + rounds):
+                pending = [ledger.pending_row(c.raw, (1,), WITNESSES) for c in await contents(feed, slot)]
+                started = time.perf_counter()
+                await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], pending, allow_gap=True)
+                appends.append(time.perf_counter() - started)
+                length += BATCH_ROWS
+            found.append(sorted(appends)[rounds // 2])
+    return found
+
+
 def _database(server: EmbeddedPostgres, name: str) -> str:
     with db.connect(server.dsn) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name}".encode())
@@ -206,7 +239,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--long", type=int, metavar="ROWS", help="instead: an append at a tenth of ROWS and at ROWS (10000000)"
+    )
     arguments = parser.parse_args()
+    if arguments.long:
+        lengths = [arguments.long // 10 // BATCH_ROWS * BATCH_ROWS, arguments.long // BATCH_ROWS * BATCH_ROWS]
+        with EmbeddedPostgres() as server:
+            short, long = asyncio.run(growth(_database(server, "long"), lengths, min(200, lengths[0] // BATCH_ROWS)))
+        _show(
+            {
+                "rows": lengths,
+                "append_ms": [round(short * 1e3, 1), round(long * 1e3, 1)],
+                "growth": round(long / short, 3),
+            },
+            arguments.json,
+        )
+        return
     total = max(2, arguments.rows // BATCH_ROWS) * BATCH_ROWS
     with EmbeddedPostgres() as server:
         few = min(total, 100_000)
@@ -229,7 +278,11 @@ def main() -> None:
         "append_ms_last_tenth": round(last * 1e3, 1),
         "memory_mb_max": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-    if arguments.json:
+    _show(found, arguments.json)
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(found))
     else:
         for key, value in found.items():
