@@ -30,6 +30,17 @@ BEGIN
     END IF;
 END $$;
 
+-- Grants before triggers: the owner, too, has no right to change what is appended. (A superuser needs none, and meets the trigger.)
+CREATE OR REPLACE FUNCTION ledger.guard(target regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change()', target);
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER append_only', target);
+    EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON %s FROM PUBLIC, CURRENT_USER', target);
+END $$;
+SELECT ledger.guard(tgrelid::regclass) FROM pg_trigger
+WHERE tgname = 'append_only' AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'ledger'::regnamespace);
+
 -- The options belong to CREATE: no ALTER TABLE ends while a partition is not attached.
 CREATE OR REPLACE FUNCTION ledger.ensure_partitions(slot_first bigint, slot_last bigint) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE

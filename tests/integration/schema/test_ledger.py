@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import random
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from programs import base58
 from schema import db as database
@@ -238,6 +240,47 @@ def test_the_owner_cannot_change_what_is_appended(db: str, statement: str, repli
                 )
             with pytest.raises(psycopg.errors.RestrictViolation, match="append-only"):
                 conn.execute(change)
+
+
+def test_an_owner_without_special_rights_has_no_right_to_change_what_is_appended(database_url: str) -> None:
+    """The ledger of a role that is no superuser: grants refuse before triggers do, and what no trigger can refuse is noticed by verify."""
+    role = f"owner_{os.getpid()}"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN")
+        admin.execute(f"CREATE DATABASE {role} OWNER {role} ENCODING 'UTF8' TEMPLATE template0")
+        try:
+            dsn = make_conninfo(database_url, dbname=role, user=role)
+            database.upgrade(dsn)
+
+            async def play() -> None:
+                conn, lease = await _writer(dsn)
+                async with conn:
+                    _, prepared = make_rows(random.Random(1), range(5), 2)
+                    await ledger.append_seal(conn, lease, [SealRange(1, 0, 4)], prepared)
+                    gone = (await ledger.held(conn, 1, 0, 0))[:1]
+                    dead = [ledger.Retraction(row.position, row.slot, row.signature, "dead fork") for row in gone]
+                    await ledger.append_finalized_seal(conn, lease, [SealRange(1, 0, 4)], retractions=dead)
+
+            asyncio.run(play())
+            with database.connect(dsn) as conn:
+                assert verify(conn).differences == []
+                for table in (
+                    "transactions",
+                    "transactions_s0",
+                    "seals",
+                    "retractions",
+                    "batches",
+                    "account_updates_s0",
+                ):
+                    for change in ("DELETE FROM {}", "TRUNCATE {}"):
+                        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                            conn.execute(change.format(f"ledger.{table}"))
+                conn.execute("DROP TABLE ledger.transactions_s0")
+                assert any("10 are missing, the first is 1" in line for line in verify(conn).differences)
+            database.downgrade(dsn)
+        finally:
+            admin.execute(f"DROP DATABASE {role} WITH (FORCE)")
+            admin.execute(f"DROP ROLE {role}")
 
 
 DROPS = {
