@@ -31,9 +31,30 @@ NOTIFICATIONS = Counter("indexer_notifications_total", "Logs notifications by wh
 FORGERIES = Counter("indexer_forgeries_total", "Notifications under a true signature and slot with forged contents")
 PHANTOMS = Counter("indexer_phantoms_total", "Notifications of transactions that did not land")
 SOCKET_MISSED = Counter("indexer_socket_missed_total", "Appended transactions that no notification had named")
+WITNESS_COMPARED = Counter("indexer_witness_rows_total", "Appended transactions that the second endpoint lists too")
+WITNESS_MISSED = Counter(
+    "indexer_witness_missed_total", "Transactions that the second endpoint's blocks show and its list lacked"
+)
+WITNESS_ABSENT = Counter("indexer_witness_absent_total", "Seals and slots that went without the second endpoint")
+WITNESS_DISPUTED = Counter("indexer_witness_disputed_total", "Slots that the two endpoints list differently")
 BUFFERED = Gauge("indexer_notification_buffer_size", "Notifications waiting to be judged (bounded)")
 
+TRUSTED = Counter("indexer_trusted_rows_total", "Rows appended with the socket's contents (trust_socket_contents)")
+UNFIT_BLOCKS = Counter(
+    "indexer_unfit_blocks_total", "Blocks that can't be those of their slot: parent or number of transactions"
+)
+BLOCK_BYTES = Gauge("indexer_block_bytes", "What a whole block costs, as learned; the choice of route rests on it")
+CATCHING_UP = Gauge(
+    "indexer_catching_up_slots", "Slots that an added program still has to go until it is sealed live", ["program"]
+)
+
 # Finality.
+AUDIT_STALLED = Gauge(
+    "indexer_audit_stalled", "1 while the comparison at finalized needs a person; /readyz gives reason and remedy"
+)
+AUDIT_FORGED = Counter(
+    "indexer_audit_forged_total", "Rows with the socket's contents that the finalized block contradicts"
+)
 RETRACTIONS = Counter("indexer_retractions_total", "Rows retracted because the finalized chain does not hold them")
 LATE_ROWS = Counter("indexer_late_rows_total", "Rows appended late because the finalized chain holds them")
 
@@ -49,12 +70,23 @@ RPC_RETRIES = Counter("indexer_rpc_retries_total", "Attempts that were repeated"
 RPC_FAILURES = Counter("indexer_rpc_failures_total", "Calls that failed after all attempts", ["method"])
 RPC_RATE_LIMITED = Counter("indexer_rpc_rate_limited_total", "Refusals by a rate limit", ["form"])
 RPC_GARBAGE = Counter("indexer_rpc_garbage_total", "Replies that were not of the promised shape")
+RPC_HEDGES = Counter(
+    "indexer_rpc_hedges_total", "Calls asked of a second endpoint because the first was slow", ["method"]
+)
+RPC_HEDGES_WON = Counter(
+    "indexer_rpc_hedges_won_total", "Hedged calls that the second endpoint answered first", ["method"]
+)
 SOCKET_UP = Gauge("indexer_socket_connected", "1 while the socket is connected and subscribed")
 SOCKET_CONNECTS = Counter("indexer_socket_connects_total", "Connections made")
 SOCKET_DROPS = Counter("indexer_socket_drops_total", "Connections lost or given up, by reason", ["reason"])
+SOCKET_REFUSED = Counter("indexer_socket_refused_total", "Subscriptions that the node refused", ["method"])
+TIP_STILL = Counter("indexer_tip_still_total", "Times the tip stood still and the next endpoint was asked first")
 SOCKET_FRAMES = Counter("indexer_socket_frames_total", "Frames received")
 ACCOUNT_UPDATES = Counter("indexer_account_updates_total", "Account samples appended", ["program"])
 ACCOUNT_QUEUE = Gauge("indexer_account_queue_size", "Account samples waiting (bounded)")
+ACCOUNTS_SLOT = Gauge(
+    "indexer_accounts_slot", "Slot for which the account samples were last compared with a full listing", ["program"]
+)
 ACCOUNT_DROPPED = Counter(
     "indexer_account_updates_dropped_total", "Samples dropped at the queue's bound; the next listing brings them"
 )

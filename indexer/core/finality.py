@@ -53,12 +53,17 @@ class AuditTally:
     late: int = 0
     retracted: int = 0
     list_missed: int = 0
+    forged: int = 0
 
 
 @dataclass(slots=True)
 class _Findings:
+    """`held` is what stands in the compared ranges, by place and program; `unread` the rows whose contents were the socket's."""
+
     late: dict[tuple[Slot, str], set[Address]]
     foreign: dict[int, Held]
+    held: dict[tuple[Slot, str], dict[Address, int]]
+    unread: dict[tuple[Slot, str], Held]
 
 
 class Auditor:
@@ -72,6 +77,10 @@ class Auditor:
     def finalized(self) -> Slot:
         """Everything up to this slot was compared at finalized, for every program."""
         return min(self._cursors.values())
+
+    def admit(self, address: Address, cursor: Slot) -> None:
+        """Take over a program that was compared up to `cursor` elsewhere. Between two audits only."""
+        self._cursors[address] = cursor
 
     def audit(self, sealed: Slot, upto: Slot | None = None) -> Routine:
         """Compare from the cursors to the finalized tip, the last seal or `upto`, whichever is lowest."""
@@ -125,7 +134,7 @@ class Auditor:
         return Done(self.finalized, late=late, retracted=retracted)
 
     def _compare(self, upper: Slot, pending: Mapping[Address, list[Listed]]) -> Routine:
-        findings = _Findings({}, {})
+        findings = _Findings({}, {}, {}, {})
         ranges = []
         for address, cursor in sorted(self._cursors.items()):
             if cursor >= upper:
@@ -154,24 +163,40 @@ class Auditor:
         truth = {(entry.slot, entry.signature): entry for entry in listed}
         mine = {(row.slot, row.signature): row for row in held}
         self.tally.compared += len(truth)
+        for place, row in mine.items():
+            into.held.setdefault(place, {})[address] = row.position
+            if row.unfetched_logs is not None:
+                into.unread[place] = row
         for key, entry in truth.items():
-            row = mine.get(key)
-            if row is not None and row.err == entry.err and entry.transaction_index in (None, row.transaction_index):
+            known = mine.get(key)
+            if (
+                known is not None
+                and known.err == entry.err
+                and entry.transaction_index in (None, known.transaction_index)
+            ):
                 continue
             into.late.setdefault(key, set()).add(address)
-            if row is not None:
-                into.foreign[row.position] = row
+            if known is not None:
+                into.foreign[known.position] = known
         for key, row in mine.items():
             if key not in truth:
                 into.foreign[row.position] = row
 
     def _late_rows(self, findings: _Findings) -> Generator[Request, Reply, list[Row] | Unproven]:
         rows: list[Row] = []
-        for slot in sorted({slot for slot, _ in findings.late}):
+        for slot in sorted({slot for slot, _ in (*findings.late, *findings.unread)}):
             block = yield from self._block(slot, "full")
+            if block is None and not any(at == slot for at, _ in findings.late):
+                continue  # a slot that was skipped: what the socket told of it is foreign, and will be retracted
             if not isinstance(block, Block) or block.contents is None:
                 return Unproven(f"the finalized block of slot {slot} is not served")
             by_signature: dict[str, Content] = {content.raw.signature: content for content in block.contents}
+            for (at, signature), row in findings.unread.items():
+                content = by_signature.get(signature) if at == slot else None
+                if content is not None and (content.raw.logs, content.raw.err) != (row.unfetched_logs, row.err):
+                    self.tally.forged += 1
+                    findings.foreign[row.position] = row
+                    findings.late.setdefault((at, signature), set()).update(findings.held[at, signature])
             for (at, signature), programs in findings.late.items():
                 if at != slot:
                     continue
@@ -179,9 +204,20 @@ class Auditor:
                 if content is None:
                     # The list names what the block does not hold: invented, not late.
                     continue
-                rows.append(Row(content.raw, content.programs | programs, SAW_LIST | SAW_BLOCK))
+                standing = self._standing(findings, Slot(at), signature)
+                members = frozenset(
+                    a for a in (content.programs & self._cursors.keys()) | programs if a not in standing
+                )
+                if members:
+                    rows.append(Row(content.raw, members, SAW_LIST | SAW_BLOCK))
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
         return rows
+
+    def _standing(self, findings: _Findings, slot: Slot, signature: str) -> set[Address]:
+        """Programs that need no row of this transaction: they have one that stays, or were compared further than the slot already."""
+        held = findings.held.get((slot, signature), {})
+        kept = {address for address, position in held.items() if position not in findings.foreign}
+        return kept | {address for address, cursor in self._cursors.items() if cursor >= slot}
 
     def _truly_foreign(self, findings: _Findings) -> Generator[Request, Reply, list[Held] | Unproven]:
         foreign: list[Held] = []

@@ -16,6 +16,8 @@ from indexer.core.protocol import Slot
 NOTIFICATIONS_MAX = 65_536
 # A preflight runs before its transaction lands, so the same signature may land some slots later with the same logs.
 ECHO_SLOTS = 32
+# How far the socket may be ahead of what HTTP names as the tip.
+AHEAD_SLOTS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class NotificationBuffer:
         self.tally = Tally()
         self._limit = limit
         self._size = 0
+        self._horizon: float = float("inf")
         self._by_slot: OrderedDict[Slot, dict[str, list[Notification]]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -64,6 +67,10 @@ class NotificationBuffer:
     def observe(self, notification: Notification) -> None:
         """Keep it. An equal one (a second program's subscription, a repeat) is counted once; past the bound the oldest slot is dropped."""
         self.tally.received += 1
+        if notification.slot > self._horizon:
+            # Nothing lands that far ahead of the tip; kept, such ones would push out the honest ones.
+            self.tally.dropped += 1
+            return
         seen = self._by_slot.setdefault(notification.slot, {}).setdefault(notification.signature, [])
         if notification in seen:
             self.tally.repeated += 1
@@ -75,6 +82,10 @@ class NotificationBuffer:
             lost = sum(map(len, self._by_slot.pop(oldest).values()))
             self._size -= lost
             self.tally.dropped += lost
+
+    def tip(self, slot: Slot) -> None:
+        """The chain is at this slot: notifications more than AHEAD_SLOTS_MAX beyond it are not kept."""
+        self._horizon = max(slot + AHEAD_SLOTS_MAX, 0)
 
     def expected(self, slot: Slot) -> int:
         """How many transactions the socket named in this slot: a guess at the size of its block."""
@@ -91,6 +102,18 @@ class NotificationBuffer:
     def saw(self, slot: Slot, signature: str) -> bool:
         """Whether the socket named this signature in this slot or, as it does around a slot's end, in the one before."""
         return any(signature in self._by_slot.get(Slot(at), ()) for at in (slot, slot - 1))
+
+    def agreed_logs(self, slot: Slot, signature: str, err: str | None) -> tuple[str, ...] | None:
+        """The logs, if everything that was heard of this signature around the slot says the same and names this slot; else None."""
+        notes = [note for at in range(slot - ECHO_SLOTS, slot + 2) for note in self._at(Slot(at), signature)]
+        if not notes or not any(note.slot == slot for note in notes):
+            return None
+        first = notes[0]
+        same = all(note.logs == first.logs and note.err == err for note in notes)
+        return first.logs if same and first.logs else None
+
+    def _at(self, slot: Slot, signature: str) -> list[Notification]:
+        return self._by_slot.get(slot, {}).get(signature, [])
 
     def judge(self, last: Slot, stored: Mapping[str, tuple[Slot, str | None, tuple[str, ...] | None]]) -> list[Forgery]:
         """Settle all notifications up to `last` against what is stored there (signature → slot, err, logs) and forget them.

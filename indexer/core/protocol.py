@@ -53,13 +53,18 @@ class GetBlock:
 
 @dataclass(frozen=True, slots=True)
 class ListSignatures:
-    """One page of getSignaturesForAddress, newest first → tuple[Listed, ...]. `before` is exclusive."""
+    """One page of getSignaturesForAddress, newest first → tuple[Listed, ...]. `before` is exclusive.
+
+    `barrier`: a slot whose block was served. The answer must come from a node that has served that block too: another one's list may lack what
+    this one has written, however high its tip is.
+    """
 
     address: Address
     commitment: Commitment
     limit: int
     before: str | None = None
     min_context_slot: Slot | None = None
+    barrier: Slot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,13 @@ class Together:
     """Independent requests, performed side by side within the edge's bounds → tuple of their replies, in order."""
 
     requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskWitness:
+    """The same question to the second endpoint, which shares nothing with the first → what the question's reply is."""
+
+    request: GetBlock | ListSignatures | GetTransactions | GetSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,7 @@ Request: TypeAlias = (
     | GetTransactions
     | GetFirstAvailable
     | Together
+    | AskWitness
     | Pause
     | Append
     | ReadLedger
@@ -159,24 +172,30 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block that the node served. `contents` are those of the watched programs in block order; None unless asked for."""
+    """A block that the node served. `contents` are those of the watched programs in block order; None unless asked for.
+
+    `transactions` is how many the block holds in all, None when the reply does not tell. `size` is the reply's length in bytes.
+    """
 
     slot: Slot
     parent_slot: Slot
     block_time: int | None
     signatures: tuple[str, ...] | None = None
     contents: tuple[Content, ...] | None = None
+    transactions: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A row of the ledger, as far as finality compares it."""
+    """A row of the ledger, as far as finality compares it. `unfetched_logs`: those of a row whose contents are the socket's; None for others."""
 
     position: int
     slot: Slot
     transaction_index: int
     signature: str
     err: str | None
+    unfetched_logs: tuple[str, ...] | None = None
 
 
 Reply: TypeAlias = object
@@ -241,9 +260,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
-    """Nothing is wrong but the proof could not be had yet; the checkpoint did not move past what was proven. Try again later."""
+    """Nothing is wrong but the proof could not be had yet; the checkpoint did not move past what was proven. Try again later.
+
+    `disputed`: two endpoints contradict each other, and neither can be shown to be right.
+    """
 
     reason: str
+    disputed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

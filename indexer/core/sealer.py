@@ -7,8 +7,10 @@ One `tick` is one routine (see protocol.py). Its order is the proof:
 3. Contents of every listed transaction from getBlock or getTransaction, checked against the list: same slot, same err. Whatever the block
    of a slot shows and the list does not is added: the block is the truth.
 4. Slots where the socket named signatures that the list lacks are looked at in their block: either a phantom, or a list that hides something.
+   A second endpoint's lists (witness.py) are compared with the first's: where they differ, both blocks decide, and have to agree.
 5. `Append`: rows, seals and checkpoint in one transaction. Only its success moves the cursor.
-Nothing of this takes contents from a notification. Where a step can't be proven the routine ends `Unproven` and the checkpoint stays.
+Nothing of this takes contents from a notification, unless `trust_socket_contents` says that nobody else can call the node. Where a step can't
+be proven the routine ends `Unproven` and the checkpoint stays.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from indexer.core.notifications import Forgery, NotificationBuffer
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     SAW_BLOCK,
     SAW_LIST,
+    SAW_SECOND_ENDPOINT,
     SAW_SOCKET,
     SAW_TRANSACTION,
     Address,
     Append,
+    AskWitness,
     Block,
     Commitment,
     Content,
@@ -50,16 +55,34 @@ from indexer.core.protocol import (
     Unproven,
 )
 from indexer.core.walk import PAGE_MAX, SignatureWalk, WalkBroken
+from indexer.core.witness import Absence, WitnessLists, WitnessTally
+from programs.transaction import RawTransaction, TransactionError, parse_wire
 
 STORED_MAX = 8_192
+# What a getTransaction reply is worth in bytes, when whole blocks are weighed against single transactions.
+TRANSACTION_BYTES = 4_000
+# Before the first whole block was seen.
+BLOCK_BYTES_GUESS = 64_000
+TRUNCATION_MARK = "Log truncated"
 
 
 @dataclass(frozen=True, slots=True)
 class SealPolicy:
-    """Bounds and choices. `block_hits_min`: from so many transactions in a slot on, one getBlock is asked instead of single ones."""
+    """Bounds and choices.
+
+    `block_hits_min`: from so many transactions in a slot on, one getBlock is asked instead of single ones; 0 chooses by cost: a call counts as
+    `call_bytes`, which is what providers make of it, and the bytes of a block are learned from the blocks that came.
+    `witness`: whether there is a second endpoint. `witness_hold`: no seal without it; else a seal without it is counted.
+    """
 
     commitment: Commitment = "confirmed"
     block_hits_min: int = 8
+    call_bytes: int = 50_000
+    trust_socket_contents: bool = False
+    witness: bool = False
+    witness_hold: bool = False
+    witness_attempts: int = 8
+    witness_pause_s: float = 0.25
     rows_max: int = 1000
     blocks_together_max: int = 4
     transactions_together_max: int = 50
@@ -87,15 +110,29 @@ class SealTally:
     list_invented: int = 0
     truncated: int = 0
     logs_unknown: int = 0
+    trusted: int = 0
+    unfit_blocks: int = 0
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """Slots up to `upper` with what the lists say of them, on their way to one append."""
+    """Slots up to `upper` with what the lists say of them, on their way to one append. `second` is the witness's; None without one.
+
+    `mentioned_by` has the place of a signature as its key: after a fork the same one may land in another slot.
+    """
 
     upper: Slot
     listed: dict[Slot, dict[str, Listed]]
-    mentioned_by: dict[str, set[Address]] = field(default_factory=dict)
+    mentioned_by: dict[tuple[Slot, str], set[Address]] = field(default_factory=dict)
+    second: dict[Slot, dict[str, Listed]] | None = None
+    # Places whose contents are at hand and need no fetch.
+    settled: set[tuple[int, str]] = field(default_factory=set)
+
+    def disputed(self) -> list[Slot]:
+        """Slots of which the two endpoints' lists tell different things."""
+        if self.second is None:
+            return []
+        return [s for s in sorted({*self.listed, *self.second}) if _told(self.listed, s) != _told(self.second, s)]
 
 
 class Sealer:
@@ -117,6 +154,9 @@ class Sealer:
         # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
         self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
         self._history_checked_at: Slot | None = None
+        self.witness = WitnessTally()
+        self._absence = Absence()
+        self._block_bytes = float(BLOCK_BYTES_GUESS)
 
     @property
     def cursors(self) -> Mapping[Address, Slot]:
@@ -132,6 +172,18 @@ class Sealer:
     def tip(self) -> Slot:
         """The highest slot whose block was served."""
         return self._tip
+
+    @property
+    def block_bytes(self) -> int:
+        """What a whole block costs, as learned so far."""
+        return int(self._block_bytes)
+
+    def admit(self, address: Address, cursor: Slot) -> None:
+        """Take over a program that was sealed up to `cursor` elsewhere. Between two ticks only."""
+        if address in self._cursors:
+            raise ValueError(f"{address} is sealed here already")
+        self._cursors[address] = cursor
+        self._history_checked_at = None
 
     def take_forgeries(self) -> list[Forgery]:
         """Forgeries found since the last call, for the alarm."""
@@ -189,8 +241,9 @@ class Sealer:
         for attempt in range(self._policy.barrier_attempts):
             reply = yield GetBlock(slot, self._details(slot), self._policy.commitment)
             if isinstance(reply, Block):
-                self._keep(reply)
-                return reply
+                if self._keep(reply, slot):
+                    return reply
+                return Unproven(f"the block that was served for slot {slot} does not fit there")
             assert isinstance(reply, Failure)
             failure = reply
             if failure.code is None:
@@ -204,17 +257,35 @@ class Sealer:
 
     def _details(self, slot: Slot) -> Details:
         expected = self.notifications.expected(slot)
-        if expected >= self._policy.block_hits_min:
+        if self._whole_is_cheaper(expected) and not self._policy.trust_socket_contents:
             return "full"
         return "signatures" if expected else "none"
 
-    def _keep(self, block: Block) -> None:
+    def _whole_is_cheaper(self, hits: int) -> bool:
+        policy = self._policy
+        if policy.block_hits_min:
+            return hits >= policy.block_hits_min
+        return hits * (policy.call_bytes + TRANSACTION_BYTES) >= policy.call_bytes + self._block_bytes
+
+    def _keep(self, block: Block, slot: Slot) -> bool:
+        """Hold on to a served block; False when it can't be the one of its slot. A parent is older, and two replies tell the same number."""
+        known = self._blocks.get(slot)
+        fits = block.slot == slot and (block.parent_slot < slot or slot == 0) and block.parent_slot >= 0
+        if known is not None and None not in (known.transactions, block.transactions):
+            fits = fits and known.transactions == block.transactions
+        if not fits:
+            self._blocks.pop(slot, None)
+            self.tally.unfit_blocks += 1
+            return False
         if block.contents is not None:
             self.tally.blocks_full += 1
+            if block.size:
+                self._block_bytes += (block.size - self._block_bytes) * 0.2
         else:
             self.tally.blocks_light += 1
         if block.contents is not None or block.signatures is not None:
             self._blocks[block.slot] = block
+        return True
 
     def _history_is_there(self, target: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
         """A pruned node answers as if nothing had happened: before a long way back is believed, its oldest block must reach the last seal."""
@@ -241,11 +312,14 @@ class Sealer:
         behind = [address for address, cursor in self._cursors.items() if cursor < target]
         hint = max(self._policy.page_min, min(PAGE_MAX, 2 * self._recent_rows + self._policy.page_min))
         walks = {
-            address: SignatureWalk(address, self._cursors[address], target, self._policy.commitment, hint)
+            address: SignatureWalk(address, self._cursors[address], target, self._policy.commitment, hint, tip)
             for address in behind
         }
         for walk in walks.values():
             yield from walk.descend()
+        witness = yield from self._call_witness(behind, target, tip, hint)
+        if isinstance(witness, Unproven):
+            return witness
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}
         complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
@@ -266,8 +340,17 @@ class Sealer:
                 for entry in entries:
                     if entry.slot <= upper:
                         chunk.listed.setdefault(entry.slot, {})[entry.signature] = entry
-                        chunk.mentioned_by.setdefault(entry.signature, set()).add(address)
+                        chunk.mentioned_by.setdefault((entry.slot, entry.signature), set()).add(address)
                 pending[address] = [entry for entry in entries if entry.slot > upper]
+            if witness is not None:
+                second = yield from witness.upto(upper)
+                if isinstance(second, str):
+                    missing = self._without_witness(second)
+                    if missing is not None:
+                        return missing
+                    witness = None
+                else:
+                    chunk.second = second
             outcome = yield from self._seal_chunk(chunk, tip)
             if not isinstance(outcome, Done):
                 return outcome
@@ -275,11 +358,33 @@ class Sealer:
         self._recent_rows = rows
         return Done(self.sealed, rows)
 
+    def _call_witness(
+        self, behind: list[Address], target: Slot, tip: Slot, hint: int
+    ) -> Generator[Request, Reply, WitnessLists | Unproven | None]:
+        """The witness's lists, None when the round goes on without it."""
+        policy = self._policy
+        if not policy.witness or not (policy.witness_hold or self._absence.ask_now()):
+            self.witness.absent += policy.witness
+            return None
+        lists = WitnessLists({a: self._cursors[a] for a in behind}, target, tip, policy.commitment, hint)
+        why = yield from lists.open(policy.witness_attempts, policy.witness_pause_s)
+        if why is None:
+            self._absence.heard()
+            return lists
+        return self._without_witness(why)
+
+    def _without_witness(self, why: str) -> Unproven | None:
+        if self._policy.witness_hold:
+            return Unproven(f"the second endpoint can't be asked: {why}")
+        self.witness.absent += 1
+        self._absence.missed()
+        return None
+
     # ---- 3. contents ----
 
     def _seal_chunk(self, chunk: _Chunk, tip: Slot) -> Routine:
         total = 0
-        slots = sorted({*chunk.listed, *self._suspicious(chunk)})
+        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed()})
         while True:
             group: list[Slot] = []
             hits = 0
@@ -323,14 +428,16 @@ class Sealer:
 
     def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""
-        named = chunk.mentioned_by
+        named = {signature for _, signature in chunk.mentioned_by}
         for slot in self.notifications.slots(Slot(self.sealed + 1), chunk.upper):
             if any(signature not in named for signature in self.notifications.signatures(slot)):
                 yield slot
 
     def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
-        whole, single = self._choose(slots, chunk)
-        rows: list[Row] = []
+        disputed = set(chunk.disputed()).intersection(slots)
+        rows = self._trusted(slots, chunk, disputed)
+        chunk.settled = {(row.raw.slot, row.raw.signature) for row in rows}
+        whole, single = self._choose(slots, chunk, disputed)
         failed = yield from self._fetch_blocks([slot for slot in whole if not self._has_contents(slot)], "full")
         if failed is not None:
             return failed
@@ -346,26 +453,117 @@ class Sealer:
                 return failed
             whole.extend(slot for slot in hidden if slot not in whole)
             single = [slot for slot in single if slot not in whole]
+        failed = yield from self._settle(sorted(disputed), chunk)
+        if failed is not None:
+            return failed
+        failed = yield from self._denied(whole, chunk)
+        if failed is not None:
+            return failed
         found = yield from self._fetch_single(single, chunk)
         if isinstance(found, Unproven):
             return found
+        rows = [row for row in rows if row.raw.slot not in whole]
         rows.extend(found)
         for slot in whole:
             rows.extend(self._from_block(slot, chunk))
+        rows = [row for row in rows if row.programs]
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
+        for before, after in pairwise(rows):
+            if (before.raw.slot, before.raw.transaction_index) == (after.raw.slot, after.raw.transaction_index):
+                return Unproven(
+                    f"{before.raw.signature} and {after.raw.signature} are both said to be at slot {after.raw.slot},"
+                    f" index {after.raw.transaction_index}"
+                )
         return rows
 
-    def _choose(self, slots: list[Slot], chunk: _Chunk) -> tuple[list[Slot], list[Slot]]:
+    def _trusted(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> list[Row]:
+        """Rows from the socket, where an operator trusts it: the list confirms the place and the outcome, and every notification says the same."""
+        rows: list[Row] = []
+        if not self._policy.trust_socket_contents:
+            return rows
+        for slot in slots:
+            if slot in disputed or self._has_contents(slot):
+                continue
+            for entry in chunk.listed.get(slot, {}).values():
+                logs = self.notifications.agreed_logs(slot, entry.signature, entry.err)
+                if logs is None or entry.transaction_index is None or TRUNCATION_MARK in logs:
+                    continue
+                programs = frozenset(chunk.mentioned_by[slot, entry.signature])
+                place = (slot, entry.transaction_index, entry.signature)
+                raw = RawTransaction(*place, None, entry.err, b"", logs, None, (), None)
+                saw = SAW_LIST | SAW_SOCKET | self._second_bit(slot, entry.signature, chunk)
+                rows.append(Row(raw, programs, saw))
+        self.tally.trusted += len(rows)
+        return rows
+
+    def _settle(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, Unproven | None]:
+        """Where the lists differ, both endpoints' blocks are compared: what both hold is true, and what only one holds can't be decided."""
+        assert chunk.second is not None or not slots
+        for slot in slots:
+            self.witness.disputed += 1
+            theirs: Reply = None
+            for attempt in range(self._policy.witness_attempts):
+                theirs = yield AskWitness(GetBlock(slot, "full", self._policy.commitment))
+                if isinstance(theirs, Block) or (isinstance(theirs, Failure) and theirs.code is None):
+                    break
+                yield self._pause(attempt, "witness")
+            if not isinstance(theirs, Block) or theirs.contents is None:
+                if self._policy.witness_hold:
+                    return Unproven(f"the endpoints list slot {slot} differently, and the second serves no block", True)
+                self.witness.absent += 1
+                continue
+            ours = self._watched_in(self._blocks[slot])
+            other = self._watched_in(theirs)
+            if ours != other:
+                odd = sorted(set(ours.items()) ^ set(other.items()), key=str)[0][0]
+                return Unproven(f"the endpoints' blocks of slot {slot} differ, first in {odd}", True)
+            assert chunk.second is not None
+            told = chunk.second.setdefault(slot, {})
+            self.witness.missed += len(other.keys() - told.keys())
+            for index, signature in enumerate(other):
+                told.setdefault(signature, Listed(signature, slot, index, other[signature]))
+        return None
+
+    def _watched_in(self, block: Block) -> dict[str, str | None]:
+        return {
+            content.raw.signature: content.raw.err
+            for content in block.contents or ()
+            if any(address in self._cursors for address in content.programs)
+        }
+
+    def _denied(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, Unproven | None]:
+        """A listed transaction that its block lacks is asked for by name. Only what nobody holds in that slot is the list's invention."""
+        doubtful: list[Listed] = []
+        for slot in slots:
+            contents = self._blocks[slot].contents or ()
+            there = {content.raw.signature for content in contents}
+            doubtful.extend(entry for entry in chunk.listed.get(slot, {}).values() if entry.signature not in there)
+        for start in range(0, len(doubtful), self._policy.transactions_together_max):
+            part = doubtful[start : start + self._policy.transactions_together_max]
+            reply = yield GetTransactions(tuple(entry.signature for entry in part), self._policy.commitment)
+            if not isinstance(reply, tuple):
+                return Unproven(f"{part[0].signature} is listed, but its block lacks it and it can't be asked for")
+            for entry, content in zip(part, reply, strict=True):
+                if isinstance(content, Content) and content.raw.slot == entry.slot and self._members(content, chunk):
+                    return Unproven(
+                        f"the block of slot {entry.slot} lacks {entry.signature}, which the node holds there"
+                    )
+        return None
+
+    def _choose(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> tuple[list[Slot], list[Slot]]:
         """Which slots are read as whole blocks, which as single transactions. Without an index in the list only the block knows the order."""
         whole: list[Slot] = []
         single: list[Slot] = []
         for slot in slots:
             entries = chunk.listed.get(slot)
-            if not entries:
+            if slot in disputed or (entries and self._has_contents(slot)):
+                whole.append(slot)
                 continue
-            many = len(entries) >= self._policy.block_hits_min
-            unordered = any(entry.transaction_index is None for entry in entries.values())
-            (whole if many or unordered or self._has_contents(slot) else single).append(slot)
+            open_ = [entry for entry in (entries or {}).values() if (slot, entry.signature) not in chunk.settled]
+            if not open_:
+                continue
+            unordered = any(entry.transaction_index is None for entry in open_)
+            (whole if unordered or self._whole_is_cheaper(len(open_)) else single).append(slot)
         return whole, single
 
     def _has_contents(self, slot: Slot) -> bool:
@@ -379,7 +577,7 @@ class Sealer:
             block = self._blocks.get(slot)
             if block is None or block.signatures is None or block.contents is not None:
                 continue
-            unlisted = {sig for sig in self.notifications.signatures(slot) if sig not in chunk.mentioned_by}
+            unlisted = {s for s in self.notifications.signatures(slot) if (slot, s) not in chunk.mentioned_by}
             if not unlisted.isdisjoint(block.signatures):
                 found.append(slot)
         return found
@@ -397,7 +595,9 @@ class Sealer:
                 assert isinstance(replies, tuple)
                 for slot, reply in zip(part, replies, strict=True):
                     if isinstance(reply, Block):
-                        self._keep(reply)
+                        if not self._keep(reply, slot):
+                            again.append(slot)
+                            why = "what was served does not fit there"
                         continue
                     assert isinstance(reply, Failure)
                     if reply.code == BLOCK_CLEANED_UP:
@@ -414,7 +614,8 @@ class Sealer:
         return Unproven(f"the block of slot {missing[0]} is not served: {why}")
 
     def _fetch_single(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
-        entries = [entry for slot in slots for entry in chunk.listed[slot].values()]
+        settled = chunk.settled
+        entries = [e for slot in slots for e in chunk.listed[slot].values() if (slot, e.signature) not in settled]
         rows: list[Row] = []
         for start in range(0, len(entries), self._policy.transactions_together_max):
             part = entries[start : start + self._policy.transactions_together_max]
@@ -442,11 +643,13 @@ class Sealer:
                 # Patience is over. The block decides: it holds what the list names, or the list invents.
                 late = sorted({entry.slot for entry in part})
                 failed = yield from self._fetch_blocks(late, "full")
+                if failed is None:
+                    failed = yield from self._denied(late, chunk)
                 if failed is not None:
                     return failed
-                settled = {row.raw.signature for row in rows}
+                had = {(row.raw.slot, row.raw.signature) for row in rows} | settled
                 for slot in late:
-                    rows.extend(row for row in self._from_block(slot, chunk) if row.raw.signature not in settled)
+                    rows.extend(r for r in self._from_block(slot, chunk) if (slot, r.raw.signature) not in had)
         self.tally.single_transactions += len(entries)
         return rows
 
@@ -460,9 +663,18 @@ class Sealer:
             return None
         if raw.transaction_index != entry.transaction_index:
             raw = replace(raw, transaction_index=entry.transaction_index)
-        programs = frozenset(a for a in content.programs if self._cursors.get(a, raw.slot) < raw.slot)
-        programs |= chunk.mentioned_by[entry.signature]
-        return Row(raw, programs, SAW_LIST | SAW_TRANSACTION | self._socket_bit(entry.slot, entry.signature))
+        saw = SAW_LIST | SAW_TRANSACTION | self._socket_bit(entry.slot, entry.signature)
+        return Row(raw, self._members(content, chunk), saw | self._second_bit(entry.slot, entry.signature, chunk))
+
+    def _members(self, content: Content, chunk: _Chunk) -> frozenset[Address]:
+        """The programs that this row is of: mentioned, and not sealed up to its slot. The transaction's own keys decide, where they are all known;
+        else the list is believed. A program that was sealed further has its row already, this one is the others'."""
+        raw = content.raw
+        slot = Slot(raw.slot)
+        open_ = frozenset(address for address, cursor in self._cursors.items() if cursor < slot)
+        claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), set())
+        mentioned = open_ & content.programs
+        return mentioned if claimed <= mentioned or _keys_known(raw) else mentioned | claimed
 
     def _from_block(self, slot: Slot, chunk: _Chunk) -> list[Row]:
         """The block is the truth of its slot: what the list lacks is added, what the list alone names is left out; both are counted."""
@@ -472,24 +684,44 @@ class Sealer:
         rows = []
         seen: set[str] = set()
         for content in contents:
-            mine = frozenset(a for a in content.programs if a in self._cursors and self._cursors[a] < slot)
             signature = content.raw.signature
             seen.add(signature)
-            mine |= chunk.mentioned_by.get(signature, set()) if signature in listed else frozenset()
+            mine = self._members(content, chunk)
             if not mine:
                 continue
             if signature not in listed:
                 self.tally.list_missed += 1
             saw = SAW_BLOCK | (SAW_LIST if signature in listed else 0) | self._socket_bit(slot, signature)
-            rows.append(Row(content.raw, mine, saw))
+            rows.append(Row(content.raw, mine, saw | self._second_bit(slot, signature, chunk)))
         self.tally.list_invented += len(listed.keys() - seen)
         return rows
+
+    def _second_bit(self, slot: Slot, signature: str, chunk: _Chunk) -> int:
+        if chunk.second is None or signature not in chunk.second.get(slot, ()):
+            return 0
+        self.witness.compared += 1
+        return SAW_SECOND_ENDPOINT
 
     def _socket_bit(self, slot: Slot, signature: str) -> int:
         return SAW_SOCKET if self.notifications.saw(slot, signature) else 0
 
     def _pause(self, attempt: int, why: str) -> Pause:
         return Pause(min(self._policy.pause_s * 1.3**attempt, self._policy.pause_s_max), why)
+
+
+def _keys_known(raw: RawTransaction) -> bool:
+    """Whether all keys of the transaction are at hand: written in it, or loaded from tables and given by the node."""
+    if raw.loaded:
+        return True
+    try:
+        message = parse_wire(raw.wire)
+    except TransactionError:
+        return False
+    return message.version is None and message.static_keys is not None
+
+
+def _told(lists: Mapping[Slot, Mapping[str, Listed]], slot: Slot) -> dict[str, str | None]:
+    return {entry.signature: entry.err for entry in lists.get(slot, {}).values()}
 
 
 def _integer(reply: Reply) -> int:

@@ -31,6 +31,8 @@ from indexer.core.protocol import (
 )
 
 PAGE_MAX = 1000
+# No block has so many transactions: a list that names that many in one slot has no end.
+PAGES_IN_SLOT_MAX = 100
 # Pages held at once: 16,000 entries, some 4 MB.
 PAGES_HELD_MAX = 16
 # Behind a balancer the next node may be some slots lower than the one that served the barrier.
@@ -56,7 +58,13 @@ class SignatureWalk:
     """Entries of one program with cursor < slot ≤ target, ascending. Call `descend` once, then `ascend` until it returns None."""
 
     def __init__(
-        self, address: Address, cursor: Slot, target: Slot, commitment: Commitment, page_hint: int = PAGE_MAX
+        self,
+        address: Address,
+        cursor: Slot,
+        target: Slot,
+        commitment: Commitment,
+        page_hint: int = PAGE_MAX,
+        barrier: Slot | None = None,
     ) -> None:
         self.address = address
         self.pages_read = 0
@@ -64,6 +72,7 @@ class SignatureWalk:
         self._cursor = cursor
         self._target = target
         self._commitment = commitment
+        self._barrier = barrier
         self._hint = max(1, min(page_hint, PAGE_MAX))
         self._pages: deque[_Page] = deque()
         self._held = 0
@@ -76,6 +85,7 @@ class SignatureWalk:
         before: str | None = None
         above: Slot | None = None
         limit = self._hint
+        still = 0
         while True:
             entries = yield from self._page(before, limit, above)
             if not entries:
@@ -89,8 +99,10 @@ class SignatureWalk:
             if entries[-1].slot <= self._cursor:
                 self.reached_cursor = True
                 return
-            if len(entries) < limit:
-                return
+            # A short page is no end either: some providers give fewer than asked. Only an empty one is, behind a signature that is known.
+            still = still + 1 if entries[-1].slot == above else 0
+            if still > PAGES_IN_SLOT_MAX:
+                raise WalkBroken(f"the signature list of {self.address} does not get past slot {above}")
             before, above, limit = entries[-1].signature, entries[-1].slot, PAGE_MAX
 
     def ascend(self) -> Generator[Request, Reply, tuple[Slot, list[Listed]] | None]:
@@ -122,7 +134,7 @@ class SignatureWalk:
         # The node must have reached `before` as well as the target: behind a balancer of nodes before 4.0 a lower one would answer with an
         # empty page, which looks like the end of the list (found by the simulator, seed 496).
         height = self._target if above is None else Slot(max(self._target, above))
-        request = ListSignatures(self.address, self._commitment, limit, before, height)
+        request = ListSignatures(self.address, self._commitment, limit, before, height, self._barrier)
         reply: Reply = None
         for _ in range(BEHIND_ATTEMPTS):
             self.pages_read += 1
@@ -136,9 +148,14 @@ class SignatureWalk:
             raise WalkBroken(f"the signature list of {self.address} can't be read: {reply.message}")
         assert isinstance(reply, tuple)
         entries: tuple[Listed, ...] = reply
+        if len(entries) > limit:
+            raise WalkBroken(f"the signature list of {self.address} has {len(entries)} entries on a page of {limit}")
         slots = [entry.slot for entry in entries]
-        if any(later > earlier for earlier, later in pairwise(slots)):
+        if any(_disordered(newer, older) for newer, older in pairwise(entries)) or (slots and slots[-1] < 0):
             raise WalkBroken(f"the signature list of {self.address} is not newest first")
+        names = {entry.signature for entry in entries}
+        if len(names) < len(entries) or before in names:
+            raise WalkBroken(f"the signature list of {self.address} names a transaction twice")
         # Nodes before 4.0 answer an unknown `before` with the newest page.
         if above is not None and slots and slots[0] > above:
             raise WalkBroken(
@@ -164,6 +181,13 @@ class SignatureWalk:
                     self._pages[place] = _Page(kept.before, kept.above, kept.limit, None)
                     self._held -= 1
                     return
+
+
+def _disordered(newer: Listed, older: Listed) -> bool:
+    if newer.slot != older.slot:
+        return older.slot > newer.slot
+    first, second = newer.transaction_index, older.transaction_index
+    return first is not None and second is not None and second >= first
 
 
 def _ordered(entries: list[Listed]) -> list[Listed]:

@@ -7,6 +7,7 @@ from typing import Protocol, assert_never
 
 from indexer.core.protocol import (
     Append,
+    AskWitness,
     Correct,
     Correction,
     Failure,
@@ -42,11 +43,12 @@ class LedgerEdge(Protocol):
 
 
 class Driver:
-    """Drives one routine at a time to its outcome."""
+    """Drives one routine at a time to its outcome. `witness` is the second endpoint, when there is one."""
 
-    def __init__(self, rpc: RpcClient, ledger: LedgerEdge) -> None:
+    def __init__(self, rpc: RpcClient, ledger: LedgerEdge, witness: RpcClient | None = None) -> None:
         self._rpc = rpc
         self._ledger = ledger
+        self._witness = witness
 
     async def drive(self, routine: Routine) -> Outcome:
         """Perform the routine's requests until it decides."""
@@ -61,14 +63,12 @@ class Driver:
 
     async def _perform(self, request: Request) -> Reply:
         match request:
-            case GetSlot():
-                return await self._rpc.get_slot(request)
-            case GetBlock():
-                return await self._rpc.get_block(request)
-            case ListSignatures():
-                return await self._rpc.list_signatures(request)
-            case GetTransactions():
-                return await self._rpc.get_transactions(request)
+            case GetSlot() | GetBlock() | ListSignatures() | GetTransactions():
+                return await _ask(self._rpc, request)
+            case AskWitness():
+                if self._witness is None:
+                    return Failure("there is no second endpoint")
+                return await _ask(self._witness, request.request)
             case GetFirstAvailable():
                 return await self._rpc.get_first_available(request)
             case Together():
@@ -84,3 +84,17 @@ class Driver:
                 return await self._ledger.held(request)
             case _:
                 assert_never(request)
+
+
+async def _ask(rpc: RpcClient, request: GetSlot | GetBlock | ListSignatures | GetTransactions) -> Reply:
+    match request:
+        case GetSlot():
+            return await rpc.get_slot(request)
+        case GetBlock():
+            return await rpc.get_block(request)
+        case ListSignatures():
+            return await rpc.list_signatures(request)
+        case GetTransactions():
+            return await rpc.get_transactions(request)
+        case _:
+            assert_never(request)

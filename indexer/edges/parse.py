@@ -31,7 +31,8 @@ _NO_INNER = rows.encode_inner(())
 _U8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _U31 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Slot = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Time = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Time = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+_Lamports = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Version = Annotated[int, msgspec.Meta(ge=0, le=127)]
 _NO_META = msgspec.Raw(b"null")
 
@@ -115,7 +116,7 @@ _signatures = msgspec.json.Decoder(list[_Signature]).decode
 _block = msgspec.json.Decoder(_Block | None).decode
 _stored = msgspec.json.Decoder(_StoredTransaction | None).decode
 _meta = msgspec.json.Decoder(_Meta | None).decode
-_integer = msgspec.json.Decoder(int).decode
+_integer = msgspec.json.Decoder(_Slot).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -268,6 +269,13 @@ def block_steps(raw: bytes, slot: Slot, watched: Watched) -> Generator[None, Non
         raise Garbage(f"not a block: {error}") from None
     if parsed is None:
         return None
+    if parsed.parentSlot >= slot > 0:
+        raise Garbage(f"a block of slot {slot} whose parent is slot {parsed.parentSlot}")
+    count = None if parsed.transactions is None else len(parsed.transactions)
+    if parsed.signatures is not None:
+        if count not in (None, len(parsed.signatures)) or len(set(parsed.signatures)) < len(parsed.signatures):
+            raise Garbage(f"a block of slot {slot} whose signatures are not those of its transactions")
+        count = len(parsed.signatures)
     contents: tuple[Content, ...] | None = None
     if parsed.transactions is not None:
         found = []
@@ -278,7 +286,7 @@ def block_steps(raw: bytes, slot: Slot, watched: Watched) -> Generator[None, Non
                 if len(found) % STEP_TRANSACTIONS == 0:
                     yield
         contents = tuple(found)
-    return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents)
+    return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents, count, len(raw))
 
 
 def stored_transaction(raw: bytes, watched: Watched) -> Content | None:
@@ -331,10 +339,7 @@ def _raw(
 ) -> rows.StoredTransaction:
     if encoding != "base64":
         raise TransactionError(f"in the encoding {encoding!r}, not base64")
-    # From version 1 on the signatures come last; before it they come first, behind their count.
-    signature = (wire[-64:] if wire[0] & 0x80 else wire[1:65]) if wire else b""
-    if len(signature) != SIGNATURE_BYTES:
-        raise TransactionError(f"{len(wire)} bytes hold no signature")
+    signature = _first_signature(wire)
     inner = meta.innerInstructions
     return rows.stored(
         slot,
@@ -348,6 +353,18 @@ def _raw(
         loaded,
         version if isinstance(version, int) else None,
     )
+
+
+def _first_signature(wire: bytes) -> bytes:
+    """The transaction's name. Up to version 0 the signatures come first, behind their count; from version 1 on last, and the header counts them."""
+    if len(wire) <= SIGNATURE_BYTES:
+        raise TransactionError(f"{len(wire)} bytes hold no signature")
+    if not wire[0] & 0x80:
+        return wire[1 : 1 + SIGNATURE_BYTES]
+    start = len(wire) - SIGNATURE_BYTES * max(wire[1], 1)
+    if start < 1:
+        raise TransactionError(f"{len(wire)} bytes do not hold {wire[1]} signatures")
+    return wire[start : start + SIGNATURE_BYTES]
 
 
 def _inner(groups: list[_Inner]) -> bytes:
@@ -370,7 +387,7 @@ def _keys(loaded: _Loaded | None) -> tuple[bytes, ...]:
 
 
 class _Context(msgspec.Struct, gc=False):
-    slot: int = -1
+    slot: _Slot
 
 
 class _LogsValue(msgspec.Struct, gc=False):
@@ -385,7 +402,7 @@ class _LogsResult(msgspec.Struct, gc=False):
 
 
 class _Account(msgspec.Struct, gc=False):
-    lamports: int
+    lamports: _Lamports
     data: tuple[str, str]
     owner: str
 
@@ -401,7 +418,7 @@ class _ProgramResult(msgspec.Struct, gc=False):
 
 
 class _SlotResult(msgspec.Struct, gc=False):
-    slot: int
+    slot: _Slot
 
 
 class _Params(msgspec.Struct, gc=False):
@@ -487,6 +504,25 @@ def program_accounts(raw: bytes, program: Address) -> tuple[Slot, list[AccountCh
         parsed = _program_accounts(raw)
         slot = Slot(parsed.context.slot)
         return slot, [_change(value, program, slot) for value in parsed.value]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Garbage(f"not a list of accounts: {error}") from None
+
+
+class _Accounts(msgspec.Struct):
+    context: _Context
+    value: list[_Account | None]
+
+
+_accounts = msgspec.json.Decoder(_Accounts).decode
+
+
+def accounts(raw: bytes) -> tuple[Slot, list[tuple[int, bytes] | None]]:
+    """getMultipleAccounts → (slot for which it holds, lamports and owner of each in the order asked; None where there is no account)."""
+    try:
+        parsed = _accounts(raw)
+        return Slot(parsed.context.slot), [
+            None if a is None else (a.lamports, base58.address_bytes(a.owner)) for a in parsed.value
+        ]
     except (msgspec.DecodeError, ValueError) as error:
         raise Garbage(f"not a list of accounts: {error}") from None
 

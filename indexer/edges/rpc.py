@@ -1,16 +1,23 @@
 """The HTTP edge: performs the core's requests against one or several RPC endpoints.
 
-Retries, rate limits and failover live here and nowhere else. Every call has a time-out, every body a bound, every retry a count; what
-still fails is returned as `Failure` with the node's own code and message. URLs may carry keys, so they never appear in full anywhere.
+Retries, rate limits, hedges and failover live here and nowhere else. Every call has a time-out and a deadline, every body a bound, every retry
+a count; what still fails is returned as `Failure` with the node's own code and message. URLs may carry keys, so they never appear in full.
+
+Two things are kept of each endpoint, because an answer is only worth something together with who gave it: the highest slot of which it served
+a block (a list proves nothing unless the same endpoint has served the barrier), and whether its cluster is the ledger's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +28,7 @@ import msgspec
 from indexer import metrics
 from indexer.core.protocol import (
     BLOCK_NOT_AVAILABLE,
+    NODE_BEHIND,
     Address,
     Block,
     Content,
@@ -35,15 +43,23 @@ from indexer.core.protocol import (
 )
 from indexer.edges import parse
 from indexer.edges.parse import Envelope, Garbage, Watched
+from indexer.log import log
+from programs.errors import UserError
 
 T = TypeVar("T")
 
 # Versions above what the message parser knows are stored all the same; the wire bytes are kept as they are.
 TRANSACTION_VERSION_MAX = 255
-BODY_BYTES_MAX = 256 << 20
+# A block of today's limits is some 10 MB of JSON.
+BODY_BYTES_MAX = 96 << 20
 BATCH_BYTES_MAX = 40_000  # nodes refuse bodies over 50 KiB
 RATE_LIMIT_CODES = (429, -32029)
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+METHOD_NOT_FOUND = -32601
+# What a seal waits for; a slow answer to these is asked for a second time elsewhere.
+HEDGED = frozenset({"getSlot", "getBlock", "getSignaturesForAddress", "getTransaction"})
+# httpx writes each request's full URL at this level.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +70,20 @@ class RpcPolicy:
     attempts: int = 5
     backoff_s: float = 0.1
     backoff_s_max: float = 5.0
-    retry_after_s_max: float = 30.0
+    # A limit that asks for more patience than this is asked again after it.
+    retry_after_s_max: float = 120.0
+    # A call with all its attempts and waits ends by then.
+    deadline_s: float = 60.0
     in_flight_max: int = 8
     # An endpoint that failed rests this long before it is asked first again.
     rest_s: float = 5.0
+    # What blocks a seal and is not answered by then is asked of the next endpoint too; 0 never. At most one call in `hedge_every` is, beyond the
+    # first HEDGES_FREE.
+    hedge_s: float = 1.0
+    hedge_every: int = 10
+
+
+HEDGES_FREE = 10
 
 
 def shown(url: str) -> str:
@@ -67,13 +93,58 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or '?'}{port}"
 
 
+def scrubbed(text: str, url: str) -> str:
+    """A foreign message without what of our URL may be a key: the URL, its path, query and user part."""
+    parts = urlsplit(url)
+    for secret in (
+        url,
+        parts.path,
+        parts.query,
+        parts.username,
+        parts.password,
+        parts.netloc if parts.username else "",
+    ):
+        if secret and secret != "/":
+            text = text.replace(secret, shown(url) if secret == url else "…")
+    return text[:200]
+
+
+class WrongCluster(UserError):
+    """An endpoint is of another cluster than the ledger. Nothing of it may be believed, and no waiting mends it."""
+
+    def __init__(self, label: str, found: str, expected: str) -> None:
+        super().__init__(
+            f"INDEXER_RPC_URL: {label} is of the cluster with genesis hash {found}, the ledger is of {expected}; "
+            "point it at the ledger's cluster, or use another database"
+        )
+
+
 @dataclass(slots=True)
 class _Endpoint:
     url: str
     label: str
+    # Failures make it rest, when there are others; a rate limit makes everybody wait.
     rests_until: float = 0.0
+    limited_until: float = 0.0
+    limits: int = 0
     calls: int = 0
     failures: int = 0
+    cluster_known: bool = False
+    # The highest slot whose block it served, by commitment.
+    served: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ready_at(self) -> float:
+        return max(self.rests_until, self.limited_until)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What an endpoint must have done before it is asked: served the block of `slot` at this commitment. `proves`: the answer is that service."""
+
+    commitment: str
+    slot: int
+    proves: bool
 
 
 class _Transient(Exception):
@@ -84,6 +155,10 @@ class _Transient(Exception):
         self.after_s = after_s
 
 
+class _Limited(_Transient):
+    """A rate limit; `after_s` is what the limiter asked for."""
+
+
 @dataclass(slots=True)
 class RpcClient:
     """One client over a list of endpoints, first healthy first. Use as an async context manager."""
@@ -92,6 +167,9 @@ class RpcClient:
     watched: Watched
     policy: RpcPolicy = field(default_factory=RpcPolicy)
     role: str = "primary"
+    genesis: str | None = None
+    _hedges: int = field(init=False, default=0)
+    _asked: int = field(init=False, default=0)
     _endpoints: list[_Endpoint] = field(init=False)
     _http: httpx.AsyncClient = field(init=False)
     _room: asyncio.Semaphore = field(init=False)
@@ -138,7 +216,10 @@ class RpcClient:
         if request.details == "full":
             config["encoding"] = "base64"
         reply = await self.call(
-            "getBlock", [request.slot, config], lambda raw: parse.block(raw, request.slot, self.watched)
+            "getBlock",
+            [request.slot, config],
+            lambda raw: parse.block(raw, request.slot, self.watched),
+            _Need(request.commitment, request.slot, proves=True),
         )
         if reply is None:
             return Failure(f"the node answered null for block {request.slot}", BLOCK_NOT_AVAILABLE)
@@ -151,7 +232,8 @@ class RpcClient:
             config["before"] = request.before
         if request.min_context_slot is not None:
             config["minContextSlot"] = request.min_context_slot
-        return await self.call("getSignaturesForAddress", [request.address, config], parse.signature_list)
+        need = None if request.barrier is None else _Need(request.commitment, request.barrier, proves=False)
+        return await self.call("getSignaturesForAddress", [request.address, config], parse.signature_list, need)
 
     async def get_transactions(self, request: GetTransactions) -> tuple[Content | None, ...] | Failure:
         """getTransaction for each signature, as JSON-RPC batches within the body limit."""
@@ -178,6 +260,11 @@ class RpcClient:
             "getProgramAccounts", [program, config], lambda raw: parse.program_accounts(raw, program)
         )
 
+    async def get_owners(self, addresses: Sequence[str]) -> tuple[Slot, list[tuple[int, bytes] | None]] | Failure:
+        """Lamports and owner of at most 100 accounts, without their data."""
+        config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
+        return await self.call("getMultipleAccounts", [list(addresses), config], parse.accounts)
+
     async def get_account(self, address: str) -> bytes | Failure | None:
         """The data of an account; None when there is none."""
 
@@ -197,9 +284,67 @@ class RpcClient:
         config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
         return await self.call("getAccountInfo", [address, config], read)
 
+    # ---- which cluster ----
+
+    async def clusters(self) -> dict[str, str]:
+        """The genesis hash of each endpoint that tells one, by label. One that does not answer now is asked when it is first used."""
+        found: dict[str, str] = {}
+        for endpoint in self._endpoints:
+            with contextlib.suppress(_Transient, Garbage):
+                told = await self._genesis_of(endpoint)
+                if told is not None:
+                    found[endpoint.label] = told
+        return found
+
+    async def _genesis_of(self, endpoint: _Endpoint) -> str | None:
+        body = msgspec.json.encode(parse.request_json(next(self._ids), "getGenesisHash", []))
+        raw = await self._once(endpoint, "getGenesisHash", 1, body, lambda raw: parse.result(parse.envelope(raw)))
+        if isinstance(raw, Failure):
+            # A proxy that lets few methods through can't be checked; it is said once.
+            log.seldom(3600.0, "warning", "cluster_unknown", endpoint=endpoint.label, error=raw.message[:200])
+            return None
+        try:
+            return msgspec.json.decode(raw, type=str)
+        except msgspec.DecodeError as error:
+            raise Garbage(f"not a genesis hash: {error}") from None
+
+    async def _must_be_ours(self, endpoint: _Endpoint) -> None:
+        if self.genesis is None or endpoint.cluster_known:
+            return
+        told = await self._genesis_of(endpoint)
+        if told not in (None, self.genesis):
+            raise WrongCluster(endpoint.label, str(told), self.genesis)
+        endpoint.cluster_known = True
+
+    async def _must_have_served(self, endpoint: _Endpoint, need: _Need) -> None:
+        """The barrier, on the endpoint that is about to be asked for a list. After a failover it is not the one that served it."""
+        if need.proves or endpoint.served.get(need.commitment, -1) >= need.slot:
+            return
+        config = {"commitment": need.commitment, "transactionDetails": "none", "rewards": False}
+        body = msgspec.json.encode(
+            parse.request_json(
+                next(self._ids),
+                "getBlock",
+                [need.slot, {**config, "maxSupportedTransactionVersion": TRANSACTION_VERSION_MAX}],
+            )
+        )
+        reply = await self._once(endpoint, "getBlock", 1, body, lambda raw: parse.result(parse.envelope(raw)))
+        if isinstance(reply, Failure) or reply == b"null":
+            raise _Transient(f"it has not served the barrier, slot {need.slot}")
+        endpoint.served[need.commitment] = max(endpoint.served.get(need.commitment, -1), need.slot)
+
+    def shun(self) -> bool:
+        """Put the endpoint that is asked first behind the others for a while: it answers, but its tip stands still. False when there is no other."""
+        if len(self._endpoints) < 2:
+            return False
+        self._choose().rests_until = time.monotonic() + 12 * self.policy.rest_s
+        return True
+
     # ---- transport ----
 
-    async def call(self, method: str, params: list[Any], read: Callable[[bytes], T]) -> T | Failure:
+    async def call(
+        self, method: str, params: list[Any], read: Callable[[bytes], T], need: _Need | None = None
+    ) -> T | Failure:
         """One call, retried on transient trouble. The node's own refusals come back at once as Failure."""
         body = msgspec.json.encode(parse.request_json(next(self._ids), method, params))
 
@@ -208,7 +353,7 @@ class RpcClient:
             found = parse.result(reply)
             return found if isinstance(found, Failure) else read(found)
 
-        return await self._retried(method, 1, body, reading)
+        return await self._retried(method, 1, body, reading, need)
 
     async def batch(
         self, calls: Sequence[tuple[str, list[Any]]], read: Callable[[bytes], T]
@@ -262,53 +407,135 @@ class RpcClient:
         return found
 
     def _limited(self, reply: Envelope) -> Envelope:
-        if reply.error is not None and reply.error.code in RATE_LIMIT_CODES:
+        if reply.error is None:
+            return reply
+        if reply.error.code in RATE_LIMIT_CODES:
             metrics.RPC_RATE_LIMITED.labels(form="body").inc()
-            raise _Transient("rate limited (in the body)")
+            raise _Limited("rate limited (in the body)")
+        if reply.error.code == NODE_BEHIND and len(self._endpoints) > 1:
+            raise _Transient("the node says that it is behind")
         return reply
 
-    async def _retried(self, method: str, calls: int, body: bytes, read: Callable[[bytes], T]) -> T | Failure:
+    async def _retried(
+        self, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None = None
+    ) -> T | Failure:
         why = "no endpoint"
+        deadline = time.monotonic() + self.policy.deadline_s
+        attempt = 0
         for attempt in range(self.policy.attempts):
             endpoint = self._choose()
+            wait = endpoint.limited_until - time.monotonic()
+            if attempt and endpoint.ready_at > time.monotonic():
+                # Nobody is fresh: the one that rests least is asked, after a pause.
+                wait = max(wait, min(self.policy.backoff_s * 2 ** (attempt - 1), self.policy.backoff_s_max))
+            elif attempt and len(self._endpoints) == 1:
+                wait = max(wait, min(self.policy.backoff_s * 2 ** (attempt - 1), self.policy.backoff_s_max))
+            if time.monotonic() + wait > deadline:
+                why = f"{why}; not asked again before {wait:.0f} s have passed"
+                break
+            if wait > 0:
+                await asyncio.sleep(wait)
             try:
-                async with self._room:
-                    return await self._once(endpoint, method, calls, body, read)
-            except _Transient as trouble:
-                why, after = str(trouble), trouble.after_s
-            except Garbage as trouble:
-                why, after = str(trouble), None
+                return await self._hedged(endpoint, method, calls, body, read, need)
+            except (_Transient, Garbage) as trouble:
+                why = str(trouble)
+            metrics.RPC_RETRIES.labels(method=method).inc()
+            if time.monotonic() > deadline:
+                break
+        metrics.RPC_FAILURES.labels(method=method).inc()
+        return Failure(f"{method} at {self.label}: {why} ({attempt + 1} attempts)")
+
+    async def _hedged(
+        self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None
+    ) -> T:
+        """Ask; when no answer comes in `hedge_s`, ask the next endpoint too, and take the first answer."""
+        self._asked += 1
+        first = asyncio.ensure_future(self._asking(endpoint, method, calls, body, read, need))
+        running = {first}
+        try:
+            if method in HEDGED and self.policy.hedge_s > 0:
+                await asyncio.wait(running, timeout=self.policy.hedge_s)
+                other = None if first.done() else self._second(endpoint)
+                if other is not None:
+                    self._hedges += 1
+                    metrics.RPC_HEDGES.labels(method=method).inc()
+                    running.add(asyncio.ensure_future(self._asking(other, method, calls, body, read, need)))
+            while True:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        if task is not first:
+                            metrics.RPC_HEDGES_WON.labels(method=method).inc()
+                        return task.result()
+                if not running:
+                    return done.pop().result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _second(self, first: _Endpoint) -> _Endpoint | None:
+        """Another endpoint that is well, while hedges are few enough."""
+        now = time.monotonic()
+        awake = [e for e in self._endpoints if e is not first and e.ready_at <= now]
+        within = self._hedges < HEDGES_FREE + self._asked / self.policy.hedge_every
+        return awake[0] if awake and within else None
+
+    async def _asking(
+        self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None
+    ) -> T:
+        """Ask one endpoint and learn from how it went."""
+        try:
+            async with self._room:
+                await self._must_be_ours(endpoint)
+                if need is not None:
+                    await self._must_have_served(endpoint, need)
+                found = await self._once(endpoint, method, calls, body, read)
+        except _Limited as limited:
+            endpoint.limits = min(endpoint.limits + 1, 10)
+            pause = min(self.policy.backoff_s * 2**endpoint.limits, self.policy.backoff_s_max)
+            asked = pause if limited.after_s is None else min(limited.after_s, self.policy.retry_after_s_max)
+            endpoint.limited_until = time.monotonic() + asked
+            endpoint.failures += 1
+            raise
+        except (_Transient, Garbage) as trouble:
+            if isinstance(trouble, Garbage):
                 metrics.RPC_GARBAGE.inc()
             self._rest(endpoint)
-            metrics.RPC_RETRIES.labels(method=method).inc()
-            if attempt + 1 < self.policy.attempts:
-                backoff = min(self.policy.backoff_s * 2**attempt, self.policy.backoff_s_max)
-                others = any(e.rests_until <= time.monotonic() for e in self._endpoints)
-                await asyncio.sleep(0 if others and after is None else max(backoff, after or 0))
-        metrics.RPC_FAILURES.labels(method=method).inc()
-        return Failure(f"{method} at {self.label}: {why} ({self.policy.attempts} attempts)")
+            raise
+        endpoint.limits = 0
+        if need is not None and need.proves and found is not None and not isinstance(found, Failure):
+            endpoint.served[need.commitment] = max(endpoint.served.get(need.commitment, -1), need.slot)
+        return found
 
     async def _once(self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T]) -> T:
         endpoint.calls += calls
         metrics.RPC_CALLS.labels(method=method).inc(calls)
         started = time.monotonic()
         try:
+            # The whole exchange: a body that trickles in for ever ends here too.
             async with asyncio.timeout(self.policy.timeout_s):
                 status, headers, content = await self._post(endpoint.url, body)
         except TimeoutError:
             raise _Transient(f"no answer in {self.policy.timeout_s:g} s") from None
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            raise _Transient(f"{type(error).__name__}: {_safe(str(error), endpoint.url)}") from None
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
+            endpoint.cluster_known = False  # what comes back behind this URL may be another node
+            raise _Transient(f"{type(error).__name__}: {scrubbed(str(error), endpoint.url)}") from None
         finally:
             metrics.RPC_SECONDS.labels(method=method).observe(time.monotonic() - started)
+        after = _retry_after(headers)
+        if status == 429:
+            metrics.RPC_RATE_LIMITED.labels(form="status").inc()
+            raise _Limited("HTTP 429", after)
         if status in RETRY_STATUS:
-            if status == 429:
-                metrics.RPC_RATE_LIMITED.labels(form="status").inc()
-            raise _Transient(f"HTTP {status}", _retry_after(headers, self.policy.retry_after_s_max))
+            raise _Limited(f"HTTP {status}", after) if after is not None else _Transient(f"HTTP {status}")
         if status != 200 and not content.lstrip().startswith((b"{", b"[")):
             raise _Transient(f"HTTP {status}")
         metrics.RPC_BYTES.labels(method=method).inc(len(content))
-        return read(content)
+        try:
+            return read(content)
+        except _Limited as limited:
+            raise _Limited(str(limited), after) from None
 
     async def _post(self, url: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         headers = {"content-type": "application/json"}
@@ -324,8 +551,8 @@ class RpcClient:
 
     def _choose(self) -> _Endpoint:
         now = time.monotonic()
-        awake = [endpoint for endpoint in self._endpoints if endpoint.rests_until <= now]
-        return awake[0] if awake else min(self._endpoints, key=lambda endpoint: endpoint.rests_until)
+        awake = [endpoint for endpoint in self._endpoints if endpoint.ready_at <= now]
+        return awake[0] if awake else min(self._endpoints, key=lambda endpoint: endpoint.ready_at)
 
     def _rest(self, endpoint: _Endpoint) -> None:
         endpoint.failures += 1
@@ -333,12 +560,17 @@ class RpcClient:
             endpoint.rests_until = time.monotonic() + self.policy.rest_s
 
 
-def _safe(text: str, url: str) -> str:
-    return text.replace(url, shown(url))[:200]
-
-
-def _retry_after(headers: httpx.Headers, bound_s: float) -> float | None:
-    try:
-        return min(float(headers["retry-after"]), bound_s)
-    except (KeyError, ValueError):
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds from now, of either form that HTTP allows: a number, or a date."""
+    text = headers.get("retry-after")
+    if text is None:
         return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        at = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
