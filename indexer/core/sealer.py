@@ -447,7 +447,6 @@ class Sealer:
             return failed
         hidden = self._hidden(slots, chunk)
         if hidden:
-            self.tally.list_missed += len(hidden)
             failed = yield from self._fetch_blocks([slot for slot in hidden if not self._has_contents(slot)], "full")
             if failed is not None:
                 return failed

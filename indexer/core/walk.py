@@ -164,10 +164,14 @@ class SignatureWalk:
         return entries
 
     def _confirm_known(self, before: str) -> Generator[Request, Reply, None]:
-        # An empty page is the list's end, or an old node's way to say that it does not know `before`.
-        reply = yield GetTransactions((before,), self._commitment)
-        if isinstance(reply, Failure) or not isinstance(reply, tuple) or reply[0] is None:
-            raise WalkBroken(f"an empty page behind {before}, which the node does not know")
+        # An empty page is the list's end, or an old node's way to say that it does not know `before`. That it is in a block proves nothing about
+        # the list; but a transaction may be null for a while after it was listed.
+        for _ in range(BEHIND_ATTEMPTS):
+            reply = yield GetTransactions((before,), self._commitment)
+            if isinstance(reply, tuple) and reply[0] is not None:
+                return
+            yield Pause(0.1, "list")
+        raise WalkBroken(f"an empty page behind {before}, which the node does not know")
 
     def _remember(self, page: _Page) -> None:
         if page.entries is not None and page.entries[-1].slot > self._target:
