@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from indexer import metrics
 from indexer.core.protocol import Address, Failure, Slot
 from indexer.edges.parse import AccountChange
 from indexer.log import log
+from programs import base58
 
 QUEUE_MAX = 20_000
 FLUSH_S = 0.25
 BATCH_MAX = 2_000
 FROM_SOCKET, FROM_LISTING = 0, 1
+OWNERS_MAX = 100
 
 
 class AccountSource(Protocol):
@@ -28,6 +31,9 @@ class AccountSource(Protocol):
     async def get_program_accounts(self, program: Address) -> tuple[Slot, list[AccountChange]] | Failure:
         """All accounts of a program and the slot for which they hold."""
 
+    async def get_owners(self, addresses: Sequence[str]) -> tuple[Slot, list[tuple[int, bytes] | None]] | Failure:
+        """Lamports and owner of at most OWNERS_MAX accounts."""
+
 
 class AccountSink(Protocol):
     """Where samples go."""
@@ -35,8 +41,11 @@ class AccountSink(Protocol):
     async def append_accounts(self, changes: list[AccountChange], source: int) -> Failure | None:
         """One transaction."""
 
-    async def latest_accounts(self, program: Address) -> dict[bytes, tuple[int, bytes | None]] | Failure:
-        """The open accounts as last sampled."""
+    async def latest_accounts(self, program: Address) -> dict[bytes, tuple[int, bytes | None, Slot]] | Failure:
+        """The open accounts as last sampled: lamports, data, slot of the sample."""
+
+    async def set_accounts_slot(self, program: Address, slot: Slot) -> Failure | None:
+        """A full listing of this slot was compared."""
 
 
 class AccountSampler:
@@ -99,14 +108,39 @@ class AccountSampler:
             return
         slot, accounts = reply
         there = {account.pubkey for account in accounts}
-        changed = [a for a in accounts if known.get(a.pubkey) != (a.lamports, a.data)]
-        changed += [AccountChange(program, slot, key, 0, bytes(32), None, True) for key in known if key not in there]
+        changed = [a for a in accounts if known.get(a.pubkey, (None, None))[:2] != (a.lamports, a.data)]
+        # One that was sampled later than the listing holds may have been made since: a lower node behind the balancer must not close it.
+        gone = [key for key, (_, _, sampled) in known.items() if key not in there and sampled <= slot]
+        left = await self._left(program, slot, gone)
+        if left is None:
+            self._wanted = True
+            return
+        changed += left
         for start in range(0, len(changed), BATCH_MAX):
             part = changed[start : start + BATCH_MAX]
             if await self._sink.append_accounts(part, FROM_LISTING) is not None:
                 self._wanted = True
                 return
             self._count(part)
+        if await self._sink.set_accounts_slot(program, slot) is None:
+            metrics.ACCOUNTS_SLOT.labels(program=program).set(slot)
+
+    async def _left(self, program: Address, slot: Slot, gone: list[bytes]) -> list[AccountChange] | None:
+        """Those of a listing's missing accounts that are closed, or belong to another program now. None when it can't be known yet."""
+        found: list[AccountChange] = []
+        for start in range(0, len(gone), OWNERS_MAX):
+            part = gone[start : start + OWNERS_MAX]
+            reply = await self._source.get_owners([base58.encode(key) for key in part])
+            if isinstance(reply, Failure) or len(reply[1]) != len(part):
+                return None
+            ours = base58.address_bytes(program)
+            for key, account in zip(part, reply[1], strict=True):
+                if account is None:
+                    found.append(AccountChange(program, slot, key, 0, bytes(32), None, True))
+                elif account[1] != ours:
+                    found.append(AccountChange(program, slot, key, account[0], account[1], None, True))
+                # Else it is there after all: made again since the listing, or the listing lacked it.
+        return found
 
     def _count(self, batch: list[AccountChange]) -> None:
         for change in batch:

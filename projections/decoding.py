@@ -52,6 +52,7 @@ class Decoder:
 
     def __init__(self, specs: Sequence[ProgramSpec]) -> None:
         self._specs = tuple(specs)
+        self._ids = {spec.address: spec.program_id for spec in self._specs}
         self._extractors: dict[tuple[int, ...], Extractor] = {}
 
     def extractor(self, slot: int) -> Extractor:
@@ -73,7 +74,8 @@ class Decoder:
             if extraction.incomplete is not None:
                 metrics.INCOMPLETE.inc()
             for number, record in enumerate(extraction.events):
-                if record.twin is not None:
+                # A program that was added later has a row of its own for a transaction that it shares; its events are that row's.
+                if record.twin is not None or self._ids.get(record.program) not in row.programs:
                     continue
                 place = (row.position, raw.slot, raw.transaction_index, number, raw.signature)
                 if record.name is None or record.error is not None:

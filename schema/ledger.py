@@ -53,6 +53,8 @@ __all__ = [
     "load_state",
     "pending_row",
     "prepare_row",
+    "recorded_cluster",
+    "set_accounts_slot",
     "set_root",
     "set_tip",
 ]
@@ -87,6 +89,14 @@ class ProgramState:
     finalized_slot: int | None
     backfill_slot: int | None
     coverage: tuple[tuple[int, int], ...]
+
+    def contiguous_slot(self) -> int:
+        """The last slot up to which everything from the start slot on is sealed, live or by backfill."""
+        upto = self.program.start_slot - 1
+        for first, last in self.coverage:
+            if first <= upto + 1 <= last:
+                upto = last
+        return upto
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +159,15 @@ class AccountUpdate:
 
 
 class HeldRow(NamedTuple):
-    """What is held of a transaction, for comparison with the chain."""
+    """What is held of a transaction, for comparison with the chain. `unfetched_logs`: stored logs of a row that neither a block nor a
+    getTransaction reply has witnessed; None for every other row."""
 
     position: int
     slot: int
     transaction_index: int
     signature: bytes
     err: str | None
+    unfetched_logs: bytes | None
 
 
 class _Head(NamedTuple):
@@ -364,13 +376,31 @@ async def append_idl(
 async def held(conn: Conn, program_id: int, slot_first: int, slot_last: int) -> list[HeldRow]:
     """The rows of a program in a slot range (inclusive), retracted ones left out, in chain order."""
     query = (
-        "SELECT t.position, t.slot, t.transaction_index, t.signature, t.err FROM ledger.transactions t WHERE t.slot BETWEEN %s AND %s"
+        "SELECT t.position, t.slot, t.transaction_index, t.signature, t.err, CASE WHEN t.witnesses & 12 = 0 THEN t.logs END"
+        " FROM ledger.transactions t WHERE t.slot BETWEEN %s AND %s"
         " AND t.programs @> ARRAY[%s]::smallint[] AND NOT EXISTS (SELECT FROM ledger.retractions r WHERE r.position = t.position)"
         " ORDER BY t.slot, t.transaction_index, t.position"
     )
     return [
-        HeldRow(p, s, i, bytes(g), e) for p, s, i, g, e in await _all(conn, query, (slot_first, slot_last, program_id))
+        HeldRow(p, s, i, bytes(g), e, None if logs is None else bytes(logs))
+        for p, s, i, g, e, logs in await _all(conn, query, (slot_first, slot_last, program_id))
     ]
+
+
+async def recorded_cluster(conn: Conn, genesis: str | None = None) -> str | None:
+    """The genesis hash of the cluster that this ledger is of; `genesis` is recorded when none is yet. None: unknown so far."""
+    if genesis is not None:
+        await conn.execute(
+            "INSERT INTO ledger.settings (key, value) VALUES ('genesis_hash', %s) ON CONFLICT (key) DO NOTHING",
+            (genesis,),
+        )
+    row = await _all(conn, "SELECT value FROM ledger.settings WHERE key = 'genesis_hash'")
+    return row[0][0] if row else None
+
+
+async def set_accounts_slot(conn: Conn, program_id: int, slot: int) -> None:
+    """A full listing of the program's accounts was compared at this slot; a lower one changes nothing."""
+    await _point(conn, f"accounts:{program_id}", slot=slot)
 
 
 async def set_tip(conn: Conn, slot: int, slot_time: datetime | None = None) -> None:

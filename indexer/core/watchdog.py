@@ -10,6 +10,8 @@ SILENCE_S_MAX = 10.0
 UNWITNESSED_ROUNDS_MAX = 3
 # A tip that stands still this long is reported; the chain may halt, the socket is not to blame.
 TIP_STILL_S_MAX = 60.0
+# After this long another endpoint is asked first, if there is one; again after as long.
+TIP_STILL_S_ELSEWHERE = 20.0
 
 
 @dataclass(slots=True)
@@ -22,11 +24,14 @@ class Watchdog:
     _unwitnessed: int = 0
     _tip: int = -1
     _tip_at: float | None = None
+    _moved_at: float = float("-inf")
+    _heartbeat: bool = True
 
-    def connected(self, now_s: float) -> None:
-        """The socket is subscribed."""
+    def connected(self, now_s: float, heartbeat: bool = True) -> None:
+        """The socket is subscribed. Without a `heartbeat`, the slot subscription, silence means nothing."""
         self._frame_at = now_s
         self._unwitnessed = 0
+        self._heartbeat = heartbeat
 
     def disconnected(self) -> None:
         """The socket is gone; nothing is expected of it."""
@@ -54,11 +59,18 @@ class Watchdog:
             return None
         return now_s - self._tip_at
 
+    def look_elsewhere(self, now_s: float) -> bool:
+        """Whether the tip has stood still for so long that another endpoint should be asked. True once in TIP_STILL_S_ELSEWHERE."""
+        if self._tip_at is None or now_s - max(self._tip_at, self._moved_at) < TIP_STILL_S_ELSEWHERE:
+            return False
+        self._moved_at = now_s
+        return True
+
     def verdict(self, now_s: float) -> str | None:
         """Why the connection should be given up, if it should: "silent" or "subscription_dead"."""
         if self._frame_at is None:
             return None
-        if now_s - self._frame_at > self.silence_s_max:
+        if self._heartbeat and now_s - self._frame_at > self.silence_s_max:
             return "silent"
         if self._unwitnessed >= self.unwitnessed_rounds_max:
             return "subscription_dead"

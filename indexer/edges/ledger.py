@@ -25,6 +25,7 @@ from schema import ledger
 from schema.db import aconnect
 from schema.errors import LeaseLost, LedgerError
 from schema.lease import Lease
+from schema.rows import decode_logs
 
 
 class LedgerMoved(Exception):
@@ -63,13 +64,21 @@ class PostgresLedger:
     """Implements driver.LedgerEdge and appends account samples. One transaction at a time."""
 
     def __init__(
-        self, dsn: str, lease: Lease, program_ids: dict[Address, int], clock: TipClock, origin: int = ORIGIN_LIVE
+        self,
+        dsn: str,
+        lease: Lease,
+        program_ids: dict[Address, int],
+        clock: TipClock,
+        origin: int = ORIGIN_LIVE,
+        commitment: str = "confirmed",
     ) -> None:
         self._dsn = dsn
         self._lease = lease
         self._ids = program_ids
         self._clock = clock
         self._origin = origin
+        # "finalized": what is sealed was read at finalized and needs no comparison later; the ranges must follow each other from the start slot.
+        self._commitment = commitment
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
         self.on_appended: Callable[[SealPlan], None] = lambda plan: None
@@ -100,7 +109,7 @@ class PostgresLedger:
                 self._lease,
                 seals,
                 rows,
-                commitment="confirmed",
+                commitment=self._commitment,
                 origin=self._origin,
                 tip_slot=plan.tip,
                 slot_time=slot_time,
@@ -144,7 +153,14 @@ class PostgresLedger:
         async def work(connection: psycopg.AsyncConnection[Any]) -> None:
             for row in await ledger.held(connection, self._ids[request.address], request.slot_first, request.slot_last):
                 found.append(
-                    Held(row.position, Slot(row.slot), row.transaction_index, base58.encode(row.signature), row.err)
+                    Held(
+                        row.position,
+                        Slot(row.slot),
+                        row.transaction_index,
+                        base58.encode(row.signature),
+                        row.err,
+                        None if row.unfetched_logs is None else decode_logs(row.unfetched_logs),
+                    )
                 )
 
         failure = await self._transaction("read", work)
@@ -172,23 +188,31 @@ class PostgresLedger:
 
         return await self._transaction("accounts", work)
 
-    async def latest_accounts(self, program: Address) -> dict[bytes, tuple[int, bytes | None]] | Failure:
-        """The open accounts of a program as last sampled: pubkey → (lamports, data)."""
-        found: dict[bytes, tuple[int, bytes | None]] = {}
+    async def latest_accounts(self, program: Address) -> dict[bytes, tuple[int, bytes | None, Slot]] | Failure:
+        """The open accounts of a program as last sampled: pubkey → (lamports, data, slot of the sample)."""
+        found: dict[bytes, tuple[int, bytes | None, Slot]] = {}
 
         async def work(connection: psycopg.AsyncConnection[Any]) -> None:
             # The newest sample of each account; closed ones are gone.
             query = (
-                "SELECT pubkey, lamports, data FROM (SELECT DISTINCT ON (pubkey) pubkey, lamports, data, closed"
+                "SELECT pubkey, lamports, data, slot FROM (SELECT DISTINCT ON (pubkey) pubkey, lamports, data, slot, closed"
                 " FROM ledger.account_updates WHERE program = %s ORDER BY pubkey, slot DESC, id DESC) newest WHERE NOT closed"
             )
             async with connection.cursor(binary=True) as cursor:
                 await cursor.execute(query, (self._ids[program],))
-                async for pubkey, lamports, data in cursor:
-                    found[bytes(pubkey)] = (int(lamports), None if data is None else bytes(data))
+                async for pubkey, lamports, data, slot in cursor:
+                    found[bytes(pubkey)] = (int(lamports), None if data is None else bytes(data), Slot(slot))
 
         failure = await self._transaction("read", work)
         return failure if failure is not None else found
+
+    async def set_accounts_slot(self, program: Address, slot: Slot) -> Failure | None:
+        """The samples of the program were compared with a full listing of this slot."""
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            await ledger.set_accounts_slot(connection, self._ids[program], slot)
+
+        return await self._transaction("accounts", work)
 
     async def set_root(self, slot: Slot) -> Failure | None:
         """The highest finalized slot seen."""

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, WebSocketException
+from websockets.frames import CloseCode
 
 from indexer import metrics
 from indexer.core.notifications import Notification
@@ -24,10 +25,11 @@ from indexer.core.protocol import Address, Slot
 from indexer.core.watchdog import Watchdog
 from indexer.edges import parse
 from indexer.edges.parse import AccountChange, Garbage
-from indexer.edges.rpc import shown
+from indexer.edges.rpc import scrubbed, shown
 from indexer.log import log
 
-FRAME_BYTES_MAX = 256 << 20
+# The largest notification is an account of 10 MiB in base64.
+FRAME_BYTES_MAX = 64 << 20
 ACK_S_MAX = 10.0
 RECONNECT_S_MIN = 0.2
 RECONNECT_S_MAX = 10.0
@@ -60,6 +62,7 @@ class SocketEdge:
         self._commitment = commitment
         self._listeners = listeners
         self._watchdog = watchdog
+        self._refused: set[str] = set()
 
     async def run(self) -> None:
         """Connect, subscribe, receive; again after any trouble, with growing pauses."""
@@ -69,10 +72,9 @@ class SocketEdge:
             try:
                 reason = await self._connection()
             except (OSError, WebSocketException, InvalidHandshake, InvalidURI, TimeoutError, EOFError) as error:
-                reason = "refused" if not self.connected else "closed"
-                log.info(
-                    "socket_lost", url=shown(self._url), reason=reason, error=f"{type(error).__name__}: {error}"[:200]
-                )
+                reason = _reason(error, self.connected)
+                text = scrubbed(f"{type(error).__name__}: {error}", self._url)
+                log.info("socket_lost", url=shown(self._url), reason=reason, error=text)
             except _GiveUp as given_up:
                 reason = str(given_up)
                 log.warning("socket_given_up", url=shown(self._url), reason=reason)
@@ -99,7 +101,8 @@ class SocketEdge:
 
     async def _receive(self, socket: ClientConnection) -> None:
         requests = self._requests()
-        pending = {number: handler for number, (_, _, handler) in enumerate(requests, start=1)}
+        pending = {number: (method, handler) for number, (method, _, handler) in enumerate(requests, start=1)}
+        self._refused.clear()
         handlers: dict[int, Callable[[Any], None]] = {}
         for number, (method, params, _) in enumerate(requests, start=1):
             await socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
@@ -115,8 +118,11 @@ class SocketEdge:
                 self._watchdog.frame(now)
                 self._frame(text, pending, handlers)
             if not pending and not self.connected:
+                if "logsSubscribe" in self._refused:
+                    # Without it the socket neither wakes nor bears witness; the other subscriptions are comfort.
+                    raise _GiveUp("subscription_refused")
                 self.connected = True
-                self._watchdog.connected(now)
+                self._watchdog.connected(now, heartbeat="slotSubscribe" not in self._refused)
                 metrics.SOCKET_UP.set(1)
                 self._listeners.subscribed()
             if pending and now - asked_at > ACK_S_MAX:
@@ -126,7 +132,10 @@ class SocketEdge:
                 raise _GiveUp(verdict)
 
     def _frame(
-        self, text: bytes, pending: dict[int, Callable[[Any], None]], handlers: dict[int, Callable[[Any], None]]
+        self,
+        text: bytes,
+        pending: dict[int, tuple[str, Callable[[Any], None]]],
+        handlers: dict[int, Callable[[Any], None]],
     ) -> None:
         try:
             frame = parse.frame(text)
@@ -135,12 +144,14 @@ class SocketEdge:
                 if handler is not None:
                     handler(frame.params.result)
             elif frame.id in pending:
-                handler = pending.pop(frame.id)
+                method, handler = pending.pop(frame.id)
                 if isinstance(frame.result, int):
                     handlers[frame.result] = handler
                 else:
+                    self._refused.add(method)
+                    metrics.SOCKET_REFUSED.labels(method=method).inc()
                     reason = frame.error.message if frame.error else "no subscription id"
-                    log.warning("subscription_refused", url=shown(self._url), error=reason[:200])
+                    log.warning("subscription_refused", url=shown(self._url), method=method, error=reason[:200])
         except Garbage as garbage:
             metrics.RPC_GARBAGE.inc()
             log.warning("socket_garbage", url=shown(self._url), error=str(garbage)[:200])
@@ -163,3 +174,10 @@ class SocketEdge:
 
     def _on_slot(self, raw: Any) -> None:
         self._listeners.slot(parse.slot_notification(raw))
+
+
+def _reason(error: BaseException, connected: bool) -> str:
+    """A metric label."""
+    if isinstance(error, ConnectionClosed) and error.sent is not None and error.sent.code == CloseCode.MESSAGE_TOO_BIG:
+        return "oversized"
+    return "closed" if connected else "refused"
