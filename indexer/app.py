@@ -2,7 +2,11 @@
 
 socket ──► notifications ──► sealing loop ──► ledger ──► projection worker ──► tables
                               finality loop ──┘  ▲
-                              accounts loop ─────┘        http: /metrics /healthz /readyz /status
+                              accounts loop ─────┤        http: /metrics /healthz /readyz /status
+                              catch-up loop ─────┘
+
+Live first: programs that are far behind the others, as one that was just added, are sealed by the catch-up loop with a client of its own, and are
+handed to the sealing loop once they are near.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from indexer import metrics
 from indexer.accounts import AccountSampler
+from indexer.catchup import CatchUp, Handover, split
 from indexer.core.finality import Auditor
 from indexer.core.notifications import Notification, NotificationBuffer
 from indexer.core.protocol import SAW_SOCKET, Address, Done, GetSlot, Halted, Outcome, SealPlan, Slot, Unproven
@@ -33,12 +38,11 @@ from indexer.core.watchdog import Watchdog
 from indexer.edges.driver import Driver
 from indexer.edges.httpd import HttpServer
 from indexer.edges.ledger import LedgerMoved, PostgresLedger, TipClock
-from indexer.edges.parse import Watched
-from indexer.edges.rpc import RpcClient, RpcPolicy
+from indexer.edges.rpc import RpcClient, WrongCluster
 from indexer.edges.socket import Listeners, SocketEdge
 from indexer.log import log
 from indexer.settings import Settings
-from indexer.startup import Prepared, prepare
+from indexer.startup import Prepared, prepare, rpc_client, witness_client
 from programs.errors import EXIT_UNREACHABLE, UserError
 from schema import lease as leases
 from schema import ledger as ledger_api
@@ -52,6 +56,12 @@ GATHER_S = 0.04
 RETRY_S_MIN = 0.2
 RETRY_S_MAX = 5.0
 HALTED_S = 15.0
+# A round that is not proven is tried again; when none was for so long, /readyz says why.
+UNPROVEN_SHOWN_S = 10.0
+# With the socket's contents a seal may cover two slots: half the calls, and a slot more of delay.
+TRUSTING_ROUND_S = 0.85
+# Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
+CLOSING_S = 1.0
 NO_SLOT = Slot(-1)
 
 
@@ -72,8 +82,12 @@ class State:
     leader: bool = False
     halted: Halted | None = None
     audit_halted: Halted | None = None
+    catch_up_halted: Halted | None = None
     differences: int = 0
     unproven: str | None = None
+    unproven_since: float | None = None
+    disputed: bool = False
+    catching_up: dict[str, int] = field(default_factory=dict)
     tip: Slot = NO_SLOT
     sealed: Slot = NO_SLOT
     finalized: Slot = NO_SLOT
@@ -101,6 +115,9 @@ class Daemon:
         self._finished = asyncio.Event()
         self._witness_from: Slot | None = None
         self._database: PostgresLedger | None = None
+        self._handed: list[Handover] = []
+        self._to_audit: list[Handover] = []
+        self._deadline = float("inf")
 
     # ---- life ----
 
@@ -140,7 +157,7 @@ class Daemon:
                 await self._wait_projected(prepared)
         finally:
             if self._projector is not None:
-                await asyncio.to_thread(self._projector.stop, self.settings.shutdown_s)
+                await asyncio.to_thread(self._projector.stop, self._left())
             log.info("stopped", sealed=self.state.sealed, rows=self.state.rows)
 
     async def _until_stopped(self, work: Awaitable[Prepared]) -> Prepared | None:
@@ -160,8 +177,18 @@ class Daemon:
             os._exit(128 + number)  # asked twice: no more patience
         log.info("stopping", signal=signal.Signals(number).name)
         self._signal = number
+        self._deadline = time.monotonic() + self.settings.shutdown_s
+        # Whatever hangs, a thread in a dead database's connect above all, the process ends in time. Nothing is lost: what is not committed is
+        # sealed after the next start.
+        last = threading.Timer(self.settings.shutdown_s, os._exit, (128 + number,))
+        last.daemon = True
+        last.start()
         self._stop.set()
         self._wake.set()
+
+    def _left(self) -> float:
+        """Seconds until the shutdown's deadline, less what closing needs; the whole deadline while nobody asked for an end."""
+        return max(0.1, min(self.settings.shutdown_s, self._deadline - time.monotonic()) - CLOSING_S)
 
     def _exit_code(self) -> int:
         if self._signal == signal.SIGINT:
@@ -215,8 +242,8 @@ class Daemon:
         return None
 
     async def _release(self, lease: Lease) -> None:
-        with contextlib.suppress(psycopg.Error, OSError, LeaseLost):
-            async with await aconnect(self.settings.need_database()) as connection:
+        with contextlib.suppress(psycopg.Error, OSError, LeaseLost, TimeoutError):
+            async with asyncio.timeout(CLOSING_S), await aconnect(self.settings.need_database()) as connection:
                 await leases.release(connection, lease)
 
     async def _lead_once(self, prepared: Prepared, lease: Lease) -> None:
@@ -225,28 +252,28 @@ class Daemon:
         async with await aconnect(settings.need_database()) as connection:
             known = await ledger_api.load_state(connection)
         ids = prepared.program_ids
-        cursors = {
-            Address(p.address): Slot(known.sealed_slot(ids[Address(p.address)], p.start_slot)) for p in settings.watched
-        }
-        audited = {
-            Address(p.address): Slot(known.finalized_slot(ids[Address(p.address)], p.start_slot))
-            for p in settings.watched
-        }
-        watched = Watched(tuple(cursors))
+        self._handed.clear()
+        self._to_audit.clear()
+        addresses = tuple(Address(p.address) for p in settings.watched)
+        live, behind = split({a: known.programs[ids[a]] for a in addresses})
+        cursors = {a: Slot(known.programs[ids[a]].contiguous_slot()) for a in live}
+        audited = {a: Slot(known.finalized_slot(ids[a], known.programs[ids[a]].program.start_slot)) for a in live}
         notifications = NotificationBuffer()
-        policy = SealPolicy(commitment=settings.commitment, block_hits_min=settings.block_hits_min)
-        sealer = Sealer(cursors, policy, notifications)
+        sealer = Sealer(cursors, self._policy(), notifications)
         auditor = Auditor(audited)
         self.state.sealed = sealer.sealed
-        rpc_policy = RpcPolicy(timeout_s=settings.rpc_timeout_s, in_flight_max=settings.rpc_in_flight)
-        async with RpcClient(settings.rpc_urls, watched, rpc_policy) as rpc:
+        witness = witness_client(settings, prepared)
+        async with contextlib.AsyncExitStack() as stack:
+            rpc = await stack.enter_async_context(rpc_client(settings, prepared))
+            if witness is not None:
+                await stack.enter_async_context(witness)
             database = PostgresLedger(settings.need_database(), lease, ids, self._clock)
             database.on_appended = self._appended
             self._database = database
-            sampler = AccountSampler(tuple(cursors), rpc, database, settings.accounts_poll_s)
+            sampler = AccountSampler(addresses, rpc, database, settings.accounts_poll_s)
             edge = SocketEdge(
                 settings.pubsub_url,
-                tuple(cursors),
+                addresses,
                 settings.commitment,
                 Listeners(
                     logs=lambda note: self._on_logs(notifications, note),
@@ -256,21 +283,60 @@ class Daemon:
                 ),
                 self._watchdog,
             )
-            driver = Driver(rpc, database)
+            driver = Driver(rpc, database, witness)
             loops: dict[str, Callable[[], Awaitable[None]]] = {
                 "socket": edge.run,
                 "lease": lambda: self._keep(lease),
                 "finality": lambda: self._finality(driver, auditor, sealer, rpc, database),
             }
+            self.state.catching_up = dict.fromkeys(behind, 0)
+            if behind:
+                catch_up = CatchUp(
+                    settings,
+                    prepared,
+                    lease,
+                    behind,
+                    lambda: sealer.sealed,
+                    self._caught_up,
+                    self._progress,
+                    self._catch_up_halted,
+                )
+                loops["catch_up"] = catch_up.run
             if settings.account_updates:
                 loops["accounts"] = sampler.run
             if settings.reconcile_s and self.options.project:
                 loops["reconcile"] = lambda: self._reconciling(prepared)
             try:
-                await self._term(lambda: self._sealing(driver, sealer, edge), loops)
+                await self._term(lambda: self._sealing(driver, sealer, edge, rpc), loops)
             finally:
                 self._database = None
                 await database.close()
+
+    def _policy(self) -> SealPolicy:
+        settings = self.settings
+        pause_s = 0.25
+        return SealPolicy(
+            commitment=settings.commitment,
+            block_hits_min=settings.block_hits_min,
+            trust_socket_contents=settings.trust_socket_contents,
+            witness=bool(settings.witness_url),
+            witness_hold=settings.witness == "hold",
+            witness_attempts=max(1, round(settings.witness_wait_s / pause_s)),
+            witness_pause_s=pause_s,
+        )
+
+    def _caught_up(self, handover: Handover) -> None:
+        self._handed.append(handover)
+        self._to_audit.append(handover)
+
+    def _catch_up_halted(self, halted: Halted | None) -> None:
+        self.state.catch_up_halted = halted
+
+    def _progress(self, address: Address, slots_left: int) -> None:
+        self.state.catching_up[address] = slots_left
+        for program in self.settings.watched:
+            if program.address == address:
+                metrics.CATCHING_UP.labels(program=program.name).set(slots_left)
 
     async def _term(
         self, sealing: Callable[[], Awaitable[None]], loops: dict[str, Callable[[], Awaitable[None]]]
@@ -287,7 +353,7 @@ class Daemon:
                         raise error
                 if self._stop.is_set():
                     # The transaction in hand is finished; what is not in a transaction may be asked again at the next start.
-                    await asyncio.wait({main}, timeout=self.settings.shutdown_s / 2)
+                    await asyncio.wait({main}, timeout=self._left() / 2)
                     break
         finally:
             for task in (main, *others):
@@ -301,7 +367,7 @@ class Daemon:
             try:
                 await work()
                 return
-            except (asyncio.CancelledError, LeaseLost, LedgerMoved):
+            except (asyncio.CancelledError, LeaseLost, LedgerMoved, WrongCluster):
                 raise
             except Exception as error:
                 self.state.failed_tasks[name] = _line(error)
@@ -357,23 +423,34 @@ class Daemon:
 
     # ---- the loops ----
 
-    async def _sealing(self, driver: Driver, sealer: Sealer, edge: SocketEdge) -> None:
+    async def _sealing(self, driver: Driver, sealer: Sealer, edge: SocketEdge, rpc: RpcClient) -> None:
         pause = RETRY_S_MIN
         report = Reporter()
         while not self._stop.is_set():
             hint, self._hint = self._hint, None
             self._wake.clear()
+            while self._handed:
+                handover = self._handed.pop()
+                sealer.admit(handover.address, handover.sealed)
+                self.state.catching_up.pop(handover.address, None)
+                log.info("caught_up", program=handover.address, slot=handover.sealed)
             started = time.monotonic()
             outcome = await driver.drive(sealer.tick(hint, self.options.until_slot))
             metrics.TICK_SECONDS.observe(time.monotonic() - started)
             self.state.socket = edge.connected
             self._note(outcome, sealer, report)
+            if self._watchdog.look_elsewhere(time.monotonic()) and rpc.shun():
+                metrics.TIP_STILL.inc()
+                log.warning("tip_stands_still", tip=self.state.tip, repair="the next endpoint is asked first")
             if isinstance(outcome, Done):
                 pause = RETRY_S_MIN
-                if self.options.until_slot is not None and sealer.sealed >= self.options.until_slot:
+                until = self.options.until_slot
+                if until is not None and sealer.sealed >= until and not self.state.catching_up:
                     self._finished.set()
                     return
                 await self._next_wake(sealer)
+                if self.settings.trust_socket_contents:
+                    await self._sleep(max(0.0, started + TRUSTING_ROUND_S - time.monotonic()))
             elif isinstance(outcome, Halted):
                 if self.options.until_slot is not None:
                     self._finished.set()
@@ -405,6 +482,11 @@ class Daemon:
         report.publish(sealer)
         self.state.halted = outcome if isinstance(outcome, Halted) else None
         self.state.unproven = outcome.reason if isinstance(outcome, Unproven) else None
+        self.state.disputed = isinstance(outcome, Unproven) and outcome.disputed
+        if not isinstance(outcome, Unproven):
+            self.state.unproven_since = None
+        elif self.state.unproven_since is None:
+            self.state.unproven_since = time.monotonic()
         metrics.STALLED.set(self.state.halted is not None)
         if isinstance(outcome, Halted):
             log.seldom(60.0, "error", "halted", reason=outcome.reason, remedy=outcome.remedy)
@@ -412,6 +494,8 @@ class Daemon:
             log.seldom(5.0, "warning", "unproven", reason=outcome.reason)
         for forgery in sealer.take_forgeries():
             log.seldom(1.0, "error", "forged_notification", slot=forgery.slot, signature=forgery.signature)
+        if sealer.tip >= 0:
+            sealer.notifications.tip(sealer.tip)
         tip = max(self.state.tip, sealer.tip)
         if tip > self.state.tip:
             self.state.tip = tip
@@ -419,15 +503,22 @@ class Daemon:
         self._watchdog.tip(tip, time.monotonic())
         metrics.TIP_SLOT.set(tip)
         for program in self.settings.watched:
-            sealed = sealer.cursors[Address(program.address)]
+            sealed = sealer.cursors.get(Address(program.address))
+            if sealed is None:
+                continue  # catching up
+            metrics.CATCHING_UP.labels(program=program.name).set(0)
             metrics.SEALED_SLOT.labels(program=program.name).set(sealed)
             metrics.SEALED_LAG_SLOTS.labels(program=program.name).set(max(0, tip - sealed))
 
     async def _finality(
         self, driver: Driver, auditor: Auditor, sealer: Sealer, rpc: RpcClient, database: PostgresLedger
     ) -> None:
+        forged = 0
         while True:
             await asyncio.sleep(self.settings.finality_poll_s)
+            while self._to_audit:
+                handover = self._to_audit.pop()
+                auditor.admit(handover.address, handover.finalized)
             outcome = await driver.drive(auditor.audit(sealer.sealed))
             root = await rpc.get_slot(GetSlot("finalized"))
             if isinstance(root, int):
@@ -435,6 +526,9 @@ class Daemon:
             self.state.finalized = auditor.finalized
             self.state.audit_halted = outcome if isinstance(outcome, Halted) else None
             metrics.FINALIZED_SLOT.set(auditor.finalized)
+            metrics.AUDIT_STALLED.set(self.state.audit_halted is not None)
+            metrics.AUDIT_FORGED.inc(auditor.tally.forged - forged)
+            forged = auditor.tally.forged
             if isinstance(outcome, Halted):
                 log.seldom(60.0, "error", "audit_halted", reason=outcome.reason, remedy=outcome.remedy)
             elif isinstance(outcome, Unproven):
@@ -493,10 +587,13 @@ class Daemon:
                 found.append({"reason": "standby", "detail": "another indexer holds the writer's lease"})
             if state.halted is not None:
                 found.append({"reason": "halted", "detail": state.halted.reason, "remedy": state.halted.remedy})
-            if state.audit_halted is not None:
-                found.append(
-                    {"reason": "audit_halted", "detail": state.audit_halted.reason, "remedy": state.audit_halted.remedy}
-                )
+            for name, halted in (("audit_halted", state.audit_halted), ("catch_up_halted", state.catch_up_halted)):
+                if halted is not None:
+                    found.append({"reason": name, "detail": halted.reason, "remedy": halted.remedy})
+            if state.disputed:
+                found.append({"reason": "endpoints_disagree", "detail": state.unproven})
+            elif state.unproven_since is not None and time.monotonic() - state.unproven_since > UNPROVEN_SHOWN_S:
+                found.append({"reason": "unproven", "detail": state.unproven})
             if state.differences:
                 found.append(
                     {
@@ -557,6 +654,14 @@ class Reporter:
         for fate in ("received", "repeated", "matched", "phantoms", "forgeries", "echoes", "dropped"):
             metrics.NOTIFICATIONS.labels(fate=fate).inc(self._new(f"note_{fate}", getattr(notes, fate)))
         metrics.BUFFERED.set(len(sealer.notifications))
+        witness = sealer.witness
+        metrics.WITNESS_COMPARED.inc(self._new("witness_compared", witness.compared))
+        metrics.WITNESS_MISSED.inc(self._new("witness_missed", witness.missed))
+        metrics.WITNESS_ABSENT.inc(self._new("witness_absent", witness.absent))
+        metrics.WITNESS_DISPUTED.inc(self._new("witness_disputed", witness.disputed))
+        metrics.TRUSTED.inc(self._new("trusted", tally.trusted))
+        metrics.UNFIT_BLOCKS.inc(self._new("unfit_blocks", tally.unfit_blocks))
+        metrics.BLOCK_BYTES.set(sealer.block_bytes)
 
     def _new(self, name: str, value: int) -> int:
         grown = value - self._last.get(name, 0)

@@ -11,19 +11,37 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
+
 from indexer.core.finality import Auditor
-from indexer.core.protocol import Address, Correction, Done, Failure, GetSlot, Halted, Outcome, Slot
+from indexer.core.protocol import (
+    Address,
+    Correction,
+    Done,
+    Failure,
+    GetSlot,
+    Halted,
+    Held,
+    ListSignatures,
+    Outcome,
+    ReadLedger,
+    Routine,
+    SealPlan,
+    Slot,
+    Unproven,
+)
 from indexer.core.sealer import Sealer, SealPolicy
+from indexer.core.walk import PAGE_MAX
 from indexer.edges.driver import Driver
-from indexer.edges.ledger import ORIGIN_BACKFILL, ORIGIN_LIVE, PostgresLedger, TipClock
-from indexer.edges.parse import Watched
-from indexer.edges.rpc import RpcClient, RpcPolicy
+from indexer.edges.ledger import ORIGIN_BACKFILL, ORIGIN_LIVE, LedgerMoved, PostgresLedger, TipClock
+from indexer.edges.rpc import RpcClient
+from indexer.log import log
 from indexer.settings import Settings
-from indexer.startup import Prepared, prepare
+from indexer.startup import Prepared, prepare, rpc_client
 from programs import base58
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
 from schema import lease as leases
@@ -31,8 +49,7 @@ from schema import ledger
 from schema.db import aconnect
 from schema.lease import Lease
 
-CHUNK_SLOTS = 2_000
-LEASE_TTL_S = 30.0
+LEASE_TTL_S = 10.0
 UNPROVEN_S_MAX = 60.0
 
 Progress = Callable[[int, int, int], None]
@@ -59,35 +76,118 @@ class _Session:
     state: ledger.LedgerState
 
 
-async def backfill(settings: Settings, first: int, last: int | None, progress: Progress) -> Result:
-    """Seal slots first..last that are not sealed yet; `last` defaults to the slot before the first seal, or the tip on an empty ledger."""
+async def backfill(settings: Settings, first: int | None, last: int | None, progress: Progress) -> Result:
+    """Seal what is not sealed yet of slots first..last, program by program; `last` defaults to the finalized tip, `first` (None) to the slot of
+    the program's first transaction.
+
+    Runs beside a daemon: it never touches what lies behind the last seal that the daemon makes. What was sealed stays when it is interrupted;
+    the next run begins at the first gap.
+    """
     async with _session(settings, "backfill") as session:
-        ids = session.prepared.program_ids
-        spans = {a: _free(session.state, ids[a], first) for a in (Address(p.address) for p in settings.watched)}
-        begun = {a: start for a, (start, _) in spans.items() if start is not None}
-        if not begun:
-            return Result(first, first - 1)
-        ends = [end for _, end in spans.values() if end is not None]
-        empty = not ends
-        tip = await session.rpc.get_slot(GetSlot(settings.commitment))
-        if not isinstance(tip, int):
-            raise UserError(f"INDEXER_RPC_URL: {tip.message}", EXIT_UNREACHABLE)
-        aim = min([tip, *ends, *([last] if last is not None else [])])
-        origin = ORIGIN_LIVE if empty else ORIGIN_BACKFILL
-        database = PostgresLedger(settings.need_database(), session.lease, ids, TipClock(), origin)
-        policy = SealPolicy(commitment=settings.commitment, block_hits_min=settings.block_hits_min)
-        sealer = Sealer({a: Slot(start - 1) for a, start in begun.items()}, policy)
-        driver = Driver(session.rpc, database)
-        low, rows = sealer.sealed + 1, 0
-        try:
-            while sealer.sealed < aim:
-                upto = Slot(min(aim, sealer.sealed + CHUNK_SLOTS))
-                outcome = await _insist(lambda upto=upto: driver.drive(sealer.tick(None, upto)))  # type: ignore[misc]
-                rows += outcome.rows
-                progress(sealer.sealed - low + 1, aim - low + 1, rows)
-        finally:
-            await database.close()
-        return Result(low, sealer.sealed, rows=rows)
+        root = await session.rpc.get_slot(GetSlot("finalized"))
+        if not isinstance(root, int):
+            raise UserError(f"INDEXER_RPC_URL: {root.message}", EXIT_UNREACHABLE)
+        # Programs that lack the same slots are sealed together: one row for a transaction that they share.
+        ranges: dict[tuple[int, int], list[Address]] = {}
+        for program in settings.watched:
+            address = Address(program.address)
+            state = session.state.programs[session.prepared.program_ids[address]]
+            start = await _first_slot(session, address) if first is None else first
+            for free in _free(state, start, root if last is None else min(last, root)):
+                ranges.setdefault(free, []).append(address)
+        total = sum(end - start + 1 for start, end in ranges)
+        done = rows = 0
+
+        def more(slots: int, found: int) -> None:
+            progress(done + slots, total, rows + found)
+
+        for number, ((start, end), addresses) in enumerate(sorted(ranges.items())):
+            rows += await _backfill_range(settings, session, addresses, start, end, more, begins=number == 0)
+            done += end - start + 1
+        low = min((start for start, _ in ranges), default=first or 0)
+        return Result(low, max((end for _, end in ranges), default=low - 1), rows=rows)
+
+
+async def _backfill_range(
+    settings: Settings,
+    session: _Session,
+    addresses: list[Address],
+    start: int,
+    end: int,
+    progress: Callable[[int, int], None],
+    *,
+    begins: bool,
+) -> int:
+    states = [session.state.programs[session.prepared.program_ids[address]] for address in addresses]
+    before = {s.program.start_slot - 1 if s.finalized_slot is None else s.finalized_slot for s in states}
+    # On an empty ledger this is the beginning of it all, and live sealing goes on from it.
+    empty = session.state.last_position == 0 and not any(s.coverage for s in session.state.programs.values())
+    live = empty and begins and all(start == state.program.start_slot for state in states)
+    origin = ORIGIN_LIVE if live else ORIGIN_BACKFILL
+    commitment = "finalized" if before == {start - 1} else "confirmed"
+    database = PostgresLedger(
+        settings.need_database(), session.lease, session.prepared.program_ids, TipClock(), origin, commitment
+    )
+    rows = 0
+
+    def appended(plan: SealPlan) -> None:
+        nonlocal rows
+        rows += len(plan.rows)
+        progress(max(r.slot_last for r in plan.ranges) - start + 1, rows)
+
+    database.on_appended = appended
+    sealer = Sealer(
+        dict.fromkeys(addresses, Slot(start - 1)),
+        SealPolicy(commitment="finalized", block_hits_min=settings.block_hits_min),
+    )
+    driver = Driver(session.rpc, database)
+    try:
+        while sealer.sealed < end:
+            await _insist(lambda: driver.drive(sealer.tick(None, Slot(end))), lambda: int(sealer.sealed))
+    except LedgerMoved as moved:
+        raise UserError(
+            f"another process sealed some of slots {start}..{end} meanwhile ({moved}); run this again for what is left",
+            EXIT_WRONG,
+        ) from None
+    finally:
+        await database.close()
+    return rows
+
+
+async def _first_slot(session: _Session, address: Address) -> int:
+    """The slot of the program's oldest transaction that the node lists; its start slot when there is none."""
+    oldest: list[int] = []
+
+    def look() -> Routine:
+        before, above = None, None
+        while True:
+            page = yield ListSignatures(address, "finalized", PAGE_MAX, before)
+            if not isinstance(page, tuple):
+                return Unproven(page.message if isinstance(page, Failure) else "no list")
+            if not page or (above is not None and page[0].slot > above):
+                return Done(Slot(0))
+            before, above = page[-1].signature, page[-1].slot
+            oldest[:] = [int(page[-1].slot)]
+
+    await _insist(lambda: Driver(session.rpc, _NoLedger()).drive(look()), lambda: oldest[0] if oldest else -1)
+    start = session.state.programs[session.prepared.program_ids[address]].program.start_slot
+    return oldest[0] if oldest else start
+
+
+class _NoLedger:
+    """For routines that only read the chain."""
+
+    async def append(self, plan: SealPlan) -> Failure | None:
+        """Never asked."""
+        raise AssertionError("a look at the chain appends nothing")
+
+    async def correct(self, correction: Correction) -> Failure | None:
+        """Never asked."""
+        raise AssertionError("a look at the chain corrects nothing")
+
+    async def held(self, request: ReadLedger) -> tuple[Held, ...] | Failure:
+        """Never asked."""
+        raise AssertionError("a look at the chain reads no ledger")
 
 
 class _ReplayLedger(PostgresLedger):
@@ -96,6 +196,7 @@ class _ReplayLedger(PostgresLedger):
     def __init__(self, dsn: str, lease: Lease, ids: dict[Address, int]) -> None:
         super().__init__(dsn, lease, ids, TipClock())
         self._program_ids = ids
+        self.on_corrected: Callable[[], None] = lambda: None
 
     async def correct(self, correction: Correction) -> Failure | None:
         """Append the late rows, then the retractions; a crash in between is found by the next replay."""
@@ -116,39 +217,50 @@ class _ReplayLedger(PostgresLedger):
             if dead:
                 await ledger.append_retractions(connection, self._lease, dead)
 
-        return await self._transaction("replay", work)
+        failure = await self._transaction("replay", work)
+        if failure is None:
+            self.on_corrected()
+        return failure
 
 
 async def replay(settings: Settings, first: int, last: int | None, progress: Progress) -> Result:
     """Compare sealed slots first..last with the finalized chain; append what is missing, retract what is foreign."""
     async with _session(settings, "replay") as session:
         ids = session.prepared.program_ids
-        sealed = min(session.state.sealed_slot(ids[Address(p.address)], p.start_slot) for p in settings.watched)
-        cursors = {Address(p.address): Slot(max(first, p.start_slot) - 1) for p in settings.watched}
-        auditor = Auditor(cursors)
-        low = auditor.finalized + 1
+        spans = {
+            Address(p.address): _sealed_from(session.state.programs[ids[Address(p.address)]], first)
+            for p in settings.watched
+        }
+        # A program that has nothing sealed there, as one that still catches up, has nothing to compare.
+        cursors = {address: Slot(start - 1) for address, (start, end) in spans.items() if start <= end}
+        sealed = min((end for start, end in spans.values() if start <= end), default=first - 1)
+        low = min((start for start, end in spans.values() if start <= end), default=first)
         aim = min(sealed, last if last is not None else sealed)
         if aim < low:
             raise UserError(
                 f"--from-slot {first}: the ledger is sealed up to slot {sealed}; give a slot that is not later"
             )
+        auditor = Auditor(cursors)
         root = await session.rpc.get_slot(GetSlot("finalized"))
         if not isinstance(root, int):
             raise UserError(f"INDEXER_RPC_URL: {root.message}", EXIT_UNREACHABLE)
         aim = min(aim, root)
         database = _ReplayLedger(settings.need_database(), session.lease, ids)
         driver = Driver(session.rpc, database)
-        late = retracted = 0
         try:
             while auditor.finalized < aim:
-                upto = Slot(min(aim, auditor.finalized + CHUNK_SLOTS))
-                outcome = await _insist(lambda upto=upto: driver.drive(auditor.audit(Slot(sealed), upto)))  # type: ignore[misc]
-                late += outcome.late
-                retracted += outcome.retracted
-                progress(auditor.finalized - low + 1, aim - low + 1, auditor.tally.compared)
+                # One audit reads the lists once, however long the range; its corrections are committed piece by piece.
+                database.on_corrected = lambda: progress(
+                    auditor.finalized - low + 1, aim - low + 1, auditor.tally.compared
+                )
+                await _insist(
+                    lambda: driver.drive(auditor.audit(Slot(sealed), Slot(aim))), lambda: int(auditor.finalized)
+                )
+                database.on_corrected()
         finally:
             await database.close()
-        return Result(low, auditor.finalized, compared=auditor.tally.compared, late=late, retracted=retracted)
+        tally = auditor.tally
+        return Result(low, auditor.finalized, compared=tally.compared, late=tally.late, retracted=tally.retracted)
 
 
 @contextlib.asynccontextmanager
@@ -157,53 +269,77 @@ async def _session(settings: Settings, name: str) -> AsyncIterator[_Session]:
     dsn = settings.need_database()
     holder = f"{socket.gethostname()}:{os.getpid()}:{name}"
     async with await aconnect(dsn) as connection:
-        lease = await leases.acquire(connection, name, holder, LEASE_TTL_S)
+        lease = await _acquire(connection, name, holder)
         if lease is None:
             raise UserError(f"another {name} is running on this database; wait for its end", EXIT_WRONG)
         state = await ledger.load_state(connection)
         keeper = asyncio.create_task(_keep(dsn, lease))
-        watched = Watched(tuple(Address(p.address) for p in settings.watched))
-        policy = RpcPolicy(timeout_s=settings.rpc_timeout_s, in_flight_max=settings.rpc_in_flight)
         try:
-            async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
+            async with rpc_client(settings, prepared) as rpc:
                 yield _Session(prepared, lease, rpc, state)
         finally:
             keeper.cancel()
-            await leases.release(connection, lease)
+            with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+                async with asyncio.timeout(2.0), await aconnect(dsn) as fresh:
+                    await leases.release(fresh, lease)
+
+
+async def _acquire(connection: Any, name: str, holder: str) -> Lease | None:
+    """The lease; one whose holder was killed ends by itself, and is waited for."""
+    deadline = time.monotonic() + LEASE_TTL_S + 2
+    while (lease := await leases.acquire(connection, name, holder, LEASE_TTL_S)) is None:
+        if time.monotonic() > deadline:
+            return None
+        log.seldom(5.0, "info", "waiting", reason=f"another {name} holds the lease, or was killed a moment ago")
+        await asyncio.sleep(0.5)
+    return lease
 
 
 async def _keep(dsn: str, lease: Lease) -> None:
     while True:
         await asyncio.sleep(LEASE_TTL_S / 4)
-        async with await aconnect(dsn) as connection:
-            await leases.renew(connection, lease, LEASE_TTL_S)
+        try:
+            async with await aconnect(dsn) as connection:
+                await leases.renew(connection, lease, LEASE_TTL_S)
+        except (psycopg.Error, OSError) as error:
+            # The database decides: while nobody else took the lease, the next renewal keeps it.
+            log.seldom(5.0, "warning", "lease_not_renewed", error=type(error).__name__)
 
 
-async def _insist(ask: Callable[[], Any]) -> Done:
-    """Try until it is proven, for a while; then say what can't be proven."""
+async def _insist(ask: Callable[[], Awaitable[Outcome]], reached: Callable[[], int]) -> Done:
+    """Try until it is proven; after UNPROVEN_S_MAX without any progress, say what can't be proven."""
     deadline = time.monotonic() + UNPROVEN_S_MAX
     pause = 0.2
+    best = reached()
     while True:
-        outcome: Outcome = await ask()
+        outcome = await ask()
         if isinstance(outcome, Done):
             return outcome
         if isinstance(outcome, Halted):
             raise UserError(f"{outcome.reason}; {outcome.remedy}", EXIT_WRONG)
+        if reached() > best:
+            best, pause, deadline = reached(), 0.2, time.monotonic() + UNPROVEN_S_MAX
         if time.monotonic() > deadline:
             raise UserError(f"not proven in {UNPROVEN_S_MAX:g} s: {outcome.reason}", EXIT_UNREACHABLE)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 5.0)
 
 
-def _free(state: ledger.LedgerState, program: int, first: int) -> tuple[int | None, int | None]:
-    """The first slot from `first` on that is not sealed, and the last one before the next sealed range (None: no end)."""
+def _free(state: ledger.ProgramState, first: int, last: int) -> list[tuple[int, int]]:
+    """The ranges of first..last that are not sealed. Behind the last seal live sealing goes on; it is not backfill's to overtake it."""
+    ranges = []
     start = first
-    for low, high in state.programs[program].coverage:
-        if high < start:
-            continue
+    for low, high in state.coverage:
         if low > start:
-            return start, low - 1
-        start = high + 1
-    covered = bool(state.programs[program].coverage)
-    # Behind the last seal live sealing goes on; it is not backfill's to overtake it.
-    return (None, None) if covered else (start, None)
+            ranges.append((start, min(low - 1, last)))
+        start = max(start, high + 1)
+    if state.sealed_slot is None:
+        ranges.append((start, last))
+    return [(low, high) for low, high in ranges if low <= high]
+
+
+def _sealed_from(state: ledger.ProgramState, first: int) -> tuple[int, int]:
+    """The sealed range at or behind `first`: its part from `first` on. Empty (the end before the start) when nothing is sealed there."""
+    start = first if any(low <= first <= high for low, high in state.coverage) else max(first, state.program.start_slot)
+    end = next((high for low, high in state.coverage if low <= start <= high), start - 1)
+    return start, end

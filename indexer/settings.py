@@ -81,6 +81,14 @@ class Settings(BaseSettings):
     rpc_url: str = Field(
         default="http://127.0.0.1:8899", description="JSON-RPC endpoint; several, comma separated, for failover"
     )
+    witness_url: str = Field(
+        default="",
+        description="a second JSON-RPC endpoint that shares nothing with the first; every seal compares the two",
+    )
+    witness: Literal["count", "hold"] = Field(
+        default="count", description="while the witness lags or is down: seal without it and count, or hold the seal"
+    )
+    witness_wait_s: float = Field(default=2.0, gt=0, le=60, description="how long a seal waits for the witness")
     ws_url: str = Field(default="", description="PubSub endpoint; default: derived from rpc_url as the Solana CLI does")
     commitment: Literal["confirmed", "finalized"] = Field(default="confirmed", description="what is sealed first")
     metrics_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz, /readyz and /status listen")
@@ -93,6 +101,12 @@ class Settings(BaseSettings):
     accounts_poll_s: float = Field(default=300.0, gt=0, description="how often accounts are listed to find closes")
     account_updates: bool = Field(default=True, description="keep samples of the programs' accounts")
     rpc_timeout_s: float = Field(default=20.0, gt=0, le=600)
+    rpc_hedge_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="what blocks a seal is asked of the next endpoint too after this long; 0 never",
+    )
     rpc_in_flight: int = Field(default=8, ge=1, le=256, description="HTTP requests under way at once")
     connect_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="how long a needed service may take at the start"
@@ -101,7 +115,12 @@ class Settings(BaseSettings):
         default=6.0, ge=1, le=60, description="a standby takes over this long after the leader's death"
     )
     shutdown_s: float = Field(default=10.0, gt=0, le=600, description="deadline of a clean shutdown")
-    block_hits_min: int = Field(default=8, ge=1, description="hits in a slot from which one getBlock is cheaper")
+    block_hits_min: int = Field(
+        default=0, ge=0, description="hits in a slot from which one getBlock is asked; 0 chooses by measured cost"
+    )
+    trust_socket_contents: bool = Field(
+        default=False, description="take contents from the socket; only for a node that nobody else can call"
+    )
     reconcile_s: float = Field(default=0.0, ge=0, description="how often tables are compared with accounts; 0 never")
     programs: tuple[ProgramSetting, ...] = Field(
         default=(), description="the watched programs; default: community voting"
@@ -143,6 +162,21 @@ class Settings(BaseSettings):
         for url in urls:
             _check_url(url, ("http", "https"))
         return ",".join(urls)
+
+    @field_validator("witness_url")
+    @classmethod
+    def _witness_url(cls, value: str) -> str:
+        if value:
+            _check_url(value, ("http", "https"))
+        return value
+
+    @model_validator(mode="after")
+    def _witness_is_another(self) -> Settings:
+        if self.witness_url and self.witness_url in self.rpc_urls:
+            raise ValueError("witness_url is one of the endpoints of rpc_url; a witness must be another")
+        if self.witness == "hold" and not self.witness_url:
+            raise ValueError("witness = 'hold' without a witness_url would hold every seal; set witness_url")
+        return self
 
     @field_validator("ws_url")
     @classmethod

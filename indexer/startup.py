@@ -9,7 +9,7 @@ from typing import Any
 
 from indexer.core.protocol import Address, Failure
 from indexer.edges.parse import Watched
-from indexer.edges.rpc import RpcClient, RpcPolicy
+from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster
 from indexer.log import log
 from indexer.settings import BUILTIN_IDL, PREFIX, ProgramSetting, Settings
 from programs.errors import EXIT_UNREACHABLE, UserError
@@ -22,6 +22,8 @@ class Prepared:
 
     program_ids: dict[Address, int]
     specs: tuple[Any, ...]
+    # The genesis hash of the ledger's cluster; None when no endpoint tells.
+    genesis: str | None = None
 
 
 async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Prepared:
@@ -46,6 +48,7 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
         raise UserError(
             f"{PREFIX}DATABASE_URL: the schema is at revision {current}, this program needs {head}; run: indexer db upgrade"
         )
+    genesis = await _same_cluster(settings, dsn, record=True) if node else None
     async with await db.aconnect(dsn) as connection:
         rows = await ledger.ensure_programs(connection, [(p.name, p.address, p.start_slot) for p in settings.watched])
     ids = {Address(address): row.id for address, row in rows.items()}
@@ -54,7 +57,56 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
         for p in settings.watched
     )
     await asyncio.to_thread(bootstrap.ensure, dsn, specs)
-    return Prepared(ids, specs)
+    return Prepared(ids, specs, genesis)
+
+
+def rpc_client(settings: Settings, prepared: Prepared, in_flight: int | None = None) -> RpcClient:
+    """The client over the configured endpoints, bound to the ledger's cluster."""
+    policy = RpcPolicy(
+        timeout_s=settings.rpc_timeout_s,
+        in_flight_max=in_flight or settings.rpc_in_flight,
+        hedge_s=settings.rpc_hedge_s,
+    )
+    return RpcClient(settings.rpc_urls, _watched(settings), policy, genesis=prepared.genesis)
+
+
+def witness_client(settings: Settings, prepared: Prepared) -> RpcClient | None:
+    """The client of the second endpoint: one attempt and a short time-out, for a seal waits for it."""
+    if not settings.witness_url:
+        return None
+    policy = RpcPolicy(
+        timeout_s=settings.witness_wait_s, attempts=1, hedge_s=0, in_flight_max=2, retry_after_s_max=60.0
+    )
+    return RpcClient((settings.witness_url,), _watched(settings), policy, "witness", genesis=prepared.genesis)
+
+
+def _watched(settings: Settings) -> Watched:
+    return Watched(tuple(Address(p.address) for p in settings.watched))
+
+
+async def _same_cluster(settings: Settings, dsn: str, *, record: bool) -> str | None:
+    """The genesis hash that the ledger and every endpoint that answers agree on. UserError names the one that differs."""
+    from schema import db, ledger
+
+    urls = (*settings.rpc_urls, *((settings.witness_url,) if settings.witness_url else ()))
+    policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=1)
+    async with RpcClient(urls, Watched(()), policy) as rpc:
+        told = await rpc.clusters()
+    async with await db.aconnect(dsn) as connection:
+        expected = await ledger.recorded_cluster(connection)
+        first = expected or next(iter(told.values()), None)
+        for label, genesis in told.items():
+            if genesis != first:
+                raise WrongCluster(label, genesis, str(first))
+        if record and expected is None and first is not None:
+            return await ledger.recorded_cluster(connection, first)
+    return first
+
+
+async def check_cluster(settings: Settings) -> str:
+    """For `doctor`: which cluster the ledger and the endpoints are of; nothing is recorded."""
+    genesis = await _same_cluster(settings, settings.need_database(), record=False)
+    return "no endpoint tells its genesis hash" if genesis is None else f"genesis hash {genesis}"
 
 
 async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Idl]:

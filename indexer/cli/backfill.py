@@ -13,10 +13,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser(
         "backfill",
         help="seal old slots",
-        description="Seal slots before the ledger's first seal. Can be interrupted and run again.",
+        description="Seal what is not sealed yet of a range of old slots, beside a running daemon. Can be interrupted and run again.",
         epilog="example: indexer backfill --from-slot 250000000",
     )
-    add_range(parser)
+    add_range(parser, first=True)
     parser.set_defaults(func=run)
 
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def examine(config: str | None) -> list[Finding]:
     """All checks, each on its own, so that one failure does not hide the next."""
     from indexer.settings import Settings, load
-    from indexer.startup import load_idls
+    from indexer.startup import check_cluster, load_idls
     from programs.errors import UserError
     from schema import db
 
@@ -81,7 +81,8 @@ def examine(config: str | None) -> list[Finding]:
         idls = asyncio.run(load_idls(loaded[0]))
         return f"{', '.join(idls)}: deployed, with an IDL that can be read"
 
-    if loaded[0].database_url and check("database", lambda: db.describe(loaded[0].need_database())):
-        check("schema", schema)
+    dsn = loaded[0].database_url
+    if dsn and check("database", lambda: db.describe(dsn)) and check("schema", schema) and db.revisions(dsn)[0]:
+        check("cluster", lambda: asyncio.run(check_cluster(loaded[0])))
     check("node and programs", node)
     return found
