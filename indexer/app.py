@@ -72,6 +72,8 @@ class RunOptions:
     ingest: bool = True
     project: bool = True
     until_slot: Slot | None = None
+    # The process is the daemon's own: it may be ended hard when the shutdown's deadline is over.
+    own_process: bool = False
 
 
 @dataclass(slots=True)
@@ -180,9 +182,10 @@ class Daemon:
         self._deadline = time.monotonic() + self.settings.shutdown_s
         # Whatever hangs, a thread in a dead database's connect above all, the process ends in time. Nothing is lost: what is not committed is
         # sealed after the next start.
-        last = threading.Timer(self.settings.shutdown_s, os._exit, (128 + number,))
-        last.daemon = True
-        last.start()
+        if self.options.own_process:
+            last = threading.Timer(self.settings.shutdown_s, os._exit, (128 + number,))
+            last.daemon = True
+            last.start()
         self._stop.set()
         self._wake.set()
 
@@ -267,7 +270,8 @@ class Daemon:
             rpc = await stack.enter_async_context(rpc_client(settings, prepared))
             if witness is not None:
                 await stack.enter_async_context(witness)
-            database = PostgresLedger(settings.need_database(), lease, ids, self._clock)
+            highest = Slot(max(state.contiguous_slot() for state in known.programs.values()))
+            database = PostgresLedger(settings.need_database(), lease, ids, self._clock, highest=highest)
             database.on_appended = self._appended
             self._database = database
             sampler = AccountSampler(addresses, rpc, database, settings.accounts_poll_s)

@@ -46,7 +46,7 @@ from programs import base58
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
 from schema import lease as leases
 from schema import ledger
-from schema.db import aconnect
+from schema.db import aconnect, connect
 from schema.lease import Lease
 
 LEASE_TTL_S = 10.0
@@ -174,6 +174,17 @@ async def _first_slot(session: _Session, address: Address) -> int:
     return oldest[0] if oldest else start
 
 
+def _project(dsn: str, specs: tuple[Any, ...]) -> None:
+    """Bring the tables up to the ledger's end: only the scopes that the corrections touched are folded anew. A daemon's worker may run beside it;
+    a row lock gives each batch to one of the two."""
+    from projections.worker import Worker
+
+    worker = Worker(dsn, specs)
+    with connect(dsn, application="indexer-replay") as connection:
+        while worker.step(connection):
+            pass
+
+
 class _NoLedger:
     """For routines that only read the chain."""
 
@@ -260,6 +271,8 @@ async def replay(settings: Settings, first: int, last: int | None, progress: Pro
         finally:
             await database.close()
         tally = auditor.tally
+        if tally.late or tally.retracted:
+            await asyncio.to_thread(_project, settings.need_database(), session.prepared.specs)
         return Result(low, auditor.finalized, compared=tally.compared, late=tally.late, retracted=tally.retracted)
 
 

@@ -36,6 +36,10 @@ def collect(dsn: str) -> dict[str, Any]:
             "dead_letters": rows(
                 "SELECT projection, reason, count(*) AS parked FROM ledger.dead_letters WHERE resolved_at IS NULL GROUP BY 1, 2 ORDER BY 1, 2"
             ),
+            # For which slot the account mirror was last compared with a full listing.
+            "accounts": rows(
+                "SELECT p.name AS program, c.slot FROM ledger.programs p LEFT JOIN ledger.checkpoints c ON c.name = 'accounts:' || p.id ORDER BY 1"
+            ),
             "writer": next(
                 iter(
                     rows(

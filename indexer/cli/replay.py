@@ -13,7 +13,8 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser(
         "replay",
         help="prove the ledger against the chain again",
-        description="Compare the ledger with the finalized chain: what was missing is appended late, what died is retracted, the tables follow.",
+        description="Compare the ledger with the finalized chain: what was missing is appended late, what died is retracted, the tables follow. "
+        "Exit code 1 when anything had to be corrected.",
         epilog="example: indexer replay --from-slot 1000 --to-slot 2000",
     )
     add_range(parser)
@@ -21,7 +22,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was done."""
+    """Print what was done. 0: the ledger equals the chain; 1: it had to be corrected."""
     from indexer.cli.slots import emit, over_range
     from indexer.history import replay
 
@@ -37,4 +38,4 @@ def run(args: argparse.Namespace) -> int:
         {**asdict(result), "equal": equal},
         f"slots {result.slot_first:,}..{result.slot_last:,}, {result.compared:,} transactions compared: {words}",
     )
-    return 0
+    return 0 if equal else 1

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     settings.need_database()
     log.configure(settings.log_level, settings.log_format)
     until = None if args.until_slot is None else Slot(args.until_slot)
-    daemon = Daemon(settings, RunOptions(not args.project_only, not args.ingest_only, until))
+    daemon = Daemon(settings, RunOptions(not args.project_only, not args.ingest_only, until, own_process=True))
     code = asyncio.run(daemon.run())
     if args.json:
         state = daemon.state

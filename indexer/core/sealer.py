@@ -531,11 +531,20 @@ class Sealer:
         }
 
     def _denied(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, Unproven | None]:
-        """A listed transaction that its block lacks is asked for by name. Only what nobody holds in that slot is the list's invention."""
+        """A listed transaction that its block lacks is asked for by name. Only what nobody holds in that slot is the list's invention. One that the
+        block holds at another place than the list says tells of a block that was cut, or of a fork between the two answers."""
         doubtful: list[Listed] = []
         for slot in slots:
             contents = self._blocks[slot].contents or ()
-            there = {content.raw.signature for content in contents}
+            there = {content.raw.signature: content.raw.transaction_index for content in contents}
+            moved = [
+                entry.signature
+                for entry in chunk.listed.get(slot, {}).values()
+                if entry.transaction_index is not None
+                and there.get(entry.signature, entry.transaction_index) != entry.transaction_index
+            ]
+            if moved:
+                return Unproven(f"the block of slot {slot} holds {moved[0]} at another place than the list")
             doubtful.extend(entry for entry in chunk.listed.get(slot, {}).values() if entry.signature not in there)
         for start in range(0, len(doubtful), self._policy.transactions_together_max):
             part = doubtful[start : start + self._policy.transactions_together_max]

@@ -89,9 +89,10 @@ class SignatureWalk:
         while True:
             entries = yield from self._page(before, limit, above)
             if not entries:
-                if above is not None and above > self._target:
+                solid = self._target if self._barrier is None else self._barrier
+                if above is not None and above > solid:
                     # Above the barrier the index may still be written: there an empty page means nothing.
-                    raise WalkBroken(f"an empty page behind {before}, which is newer than slot {self._target}")
+                    raise WalkBroken(f"an empty page behind {before}, which is newer than slot {solid}")
                 if before is not None:
                     yield from self._confirm_known(before)
                 return

@@ -33,6 +33,7 @@ class LedgerMoved(Exception):
 
 
 ORIGIN_LIVE, ORIGIN_BACKFILL, ORIGIN_LATE = 0, 1, 2
+NO_SLOT = Slot(-1)
 TIMES_KEPT_MAX = 4096
 
 
@@ -71,6 +72,7 @@ class PostgresLedger:
         clock: TipClock,
         origin: int = ORIGIN_LIVE,
         commitment: str = "confirmed",
+        highest: Slot = NO_SLOT,
     ) -> None:
         self._dsn = dsn
         self._lease = lease
@@ -79,6 +81,7 @@ class PostgresLedger:
         self._origin = origin
         # "finalized": what is sealed was read at finalized and needs no comparison later; the ranges must follow each other from the start slot.
         self._commitment = commitment
+        self._highest = highest
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
         self.on_appended: Callable[[SealPlan], None] = lambda plan: None
@@ -102,6 +105,8 @@ class PostgresLedger:
         ]
         upper = max(r.slot_last for r in plan.ranges)
         slot_time = self._clock.at(upper) or _chain_time(plan)
+        # A program that is a little behind the others: its rows come after later ones, and are marked as what they are (I2).
+        origin = ORIGIN_BACKFILL if self._origin == ORIGIN_LIVE and upper <= self._highest else self._origin
 
         async def work(connection: psycopg.AsyncConnection[Any]) -> None:
             await ledger.append_seal(
@@ -110,7 +115,7 @@ class PostgresLedger:
                 seals,
                 rows,
                 commitment=self._commitment,
-                origin=self._origin,
+                origin=origin,
                 tip_slot=plan.tip,
                 slot_time=slot_time,
             )
@@ -119,7 +124,8 @@ class PostgresLedger:
         failure = await self._transaction("append", work)
         metrics.APPEND_SECONDS.observe(time.monotonic() - started)
         if failure is None:
-            metrics.ROWS.labels(origin=("live", "backfill", "late")[self._origin]).inc(len(rows))
+            self._highest = Slot(max(self._highest, upper))
+            metrics.ROWS.labels(origin=("live", "backfill", "late")[origin]).inc(len(rows))
             self.on_appended(plan)
         return failure
 

@@ -230,6 +230,29 @@ def test_a_listed_transaction_that_its_block_lacks_but_the_node_holds_is_not_lef
     assert it.sealed == 9
 
 
+def test_a_block_that_holds_a_transaction_elsewhere_than_the_list_was_cut() -> None:
+    """What was left out in front moves all that follows."""
+    full = [content(12, index, f"x{index}") for index in range(10)]
+
+    def cut(request: GetBlock, node: Node) -> Any:
+        reply = node.plain(request)
+        if isinstance(reply, Block) and reply.contents:
+            kept = [
+                replace(c, raw=replace(c.raw, transaction_index=c.raw.transaction_index - 1))
+                for c in reply.contents[1:]
+            ]
+            return replace(reply, contents=tuple(kept), transactions=9)
+        return reply
+
+    def hide(request: ListSignatures, node: Node) -> Any:
+        return tuple(e for e in node.entries(request.address) if e.signature != "x0") if request.before is None else ()
+
+    outcome, ledger, _ = one(Node(chain(0, 20, s12=full), 20, bends={GetBlock: cut, ListSignatures: hide}))
+    assert isinstance(outcome, Unproven)
+    assert "another place" in outcome.reason
+    assert not ledger.plans
+
+
 def test_a_list_cannot_attach_a_program_to_a_transaction_that_does_not_mention_it() -> None:
     foreign = content(12, 0, "others", B)
     node = Node(chain(0, 20, s12=[foreign]), 20, bends={ListSignatures: invents(seen(12, "others", 0))})
@@ -289,6 +312,14 @@ def test_a_short_page_is_not_the_end_of_the_list() -> None:
 
     _, ledger, _ = one(Node(blocks, 20, bends={ListSignatures: stingy}))
     assert ledger.signatures == [f"x{slot}" for slot in range(10, 21)]
+
+
+def test_a_program_whose_first_transaction_is_newer_than_the_target_is_sealed_up_to_it() -> None:
+    it, ledger = sealer(), Ledger()
+    blocks = {slot: [content(slot, 0, f"x{slot}")] if slot >= 15 else [] for slot in range(21)}
+    assert drive(it.tick(None, Slot(12)), Node(blocks, 20), ledger) == Done(Slot(12))
+    assert ledger.rows == []
+    assert it.sealed == 12
 
 
 def test_a_place_in_the_list_that_the_node_no_longer_knows_breaks_the_round() -> None:
