@@ -331,7 +331,6 @@ class Daemon:
 
     def _caught_up(self, handover: Handover) -> None:
         self._handed.append(handover)
-        self._to_audit.append(handover)
 
     def _catch_up_halted(self, halted: Halted | None) -> None:
         self.state.catch_up_halted = halted
@@ -436,6 +435,8 @@ class Daemon:
             while self._handed:
                 handover = self._handed.pop()
                 sealer.admit(handover.address, handover.sealed)
+                # Only now: what is compared at finalized is bounded by what the sealer has sealed of every program, this one included.
+                self._to_audit.append(handover)
                 self.state.catching_up.pop(handover.address, None)
                 log.info("caught_up", program=handover.address, slot=handover.sealed)
             started = time.monotonic()

@@ -94,7 +94,8 @@ class Auditor:
         reply = yield GetSlot("finalized")
         if not isinstance(reply, int):
             return Unproven(f"the finalized tip can't be read: {_message(reply)}")
-        target = Slot(min(reply, sealed, upto if upto is not None else reply))
+        tip = reply
+        target = Slot(min(tip, sealed, upto if upto is not None else tip))
         if target <= self.finalized:
             return Done(self.finalized)
         reply = yield GetFirstAvailable()
@@ -107,7 +108,7 @@ class Auditor:
                 f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
             )
         walks = {
-            address: SignatureWalk(address, cursor, target, "finalized")
+            address: SignatureWalk(address, cursor, target, "finalized", barrier=Slot(tip))
             for address, cursor in self._cursors.items()
             if cursor < target
         }

@@ -107,7 +107,11 @@ class SocketEdge:
             self.lagging_dropped += 1
             client.transport.abort()
             return
-        client.transport.write(b"".join(frames))
+        try:
+            client.transport.write(b"".join(frames))
+        except RuntimeError:
+            # Our side of the connection was shut (a close under way): it hears nothing more, and the chain's clock must not stop for it.
+            client.transport.abort()
 
     def drop_all(self) -> None:
         """Cut every client without a close frame."""

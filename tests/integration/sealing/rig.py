@@ -197,7 +197,7 @@ def rows(dsn: str, last: int, program: int | None = 1) -> list[tuple[int, int, s
 
 def ask(dsn: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
     with database.connect(dsn) as connection:
-        return list(connection.execute(query.encode(), parameters).fetchall())
+        return list(connection.execute(query.encode(), parameters or None).fetchall())
 
 
 # ---- a proxy ----
