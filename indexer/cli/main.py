@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -92,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Console script."""
-    sys.exit(main())
+    code = main()
+    # The interpreter's last collections walk everything that was ever imported; a process that was told to end should end.
+    gc.freeze()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

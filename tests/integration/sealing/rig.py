@@ -113,11 +113,19 @@ def environment(dsn: str, url: str, ws: str = "", **more: str) -> dict[str, str]
     return {**clean, **mine, **more}
 
 
-def indexer(env: dict[str, str], *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "indexer", *arguments],
-        cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False,
-    )  # fmt: skip
+def indexer(env: dict[str, str], *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run to the end. One that does not end says where its threads stand."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "indexer", *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            out, err = process.communicate()
+            raise AssertionError(f"{arguments} did not end\n{err[-6000:]}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 class Process:
