@@ -463,6 +463,8 @@ class RpcClient:
             while True:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
+                    if isinstance(task.exception(), WrongCluster):
+                        return task.result()  # raises: no other answer makes up for this
                     if task.exception() is None:
                         if task is not first:
                             metrics.RPC_HEDGES_WON.labels(method=method).inc()

@@ -100,3 +100,27 @@ def test_the_first_endpoint_dies_and_the_second_takes_over(db: str, busy: Chain)
             proxy.hangs = False
     assert "indexer_rpc_hedges_won_total{" in hedged
     assert rows(db, last) == busy.walk(last)
+
+
+def test_a_trusted_socket_saves_the_fetches_and_is_compared_at_finality(db: str, busy: Chain) -> None:
+    first = busy.confirmed()
+    env = environment(db, busy.node.rpc_url, busy.node.ws_url, INDEXER_TRUST_SOCKET_CONTENTS="true")
+    with Process(env, "run") as it:
+        it.wait_for("subscribed")
+        busy.crowd(15, 4, seed=5)
+        last = busy.confirmed()
+        waiting(
+            lambda: ask(db, "SELECT slot FROM ledger.checkpoints WHERE name = 'finalized:1' AND slot >= %s", last), 60
+        )
+        metrics = it.get("/metrics")[1]
+        assert it.end()[0] == 0
+    assert rows(db, last) == busy.walk(last)
+    trusted = "SELECT count(*) FROM ledger.transactions WHERE witnesses & 12 = 0 AND slot > %s"
+    assert ask(db, trusted, first)[0][0] > 0
+    counted = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if not line.startswith("#")}
+    assert counted["indexer_trusted_rows_total"] > 0
+    assert counted["indexer_audit_forged_total"] == 0
+    assert ask(db, "SELECT count(*) FROM ledger.retractions") == [(0,)]
+    # The events are those of fetched contents.
+    done = indexer(environment(db, busy.node.rpc_url), "replay", "--from-slot", "0", "--to-slot", str(last))
+    assert done.returncode == 0, done.stdout

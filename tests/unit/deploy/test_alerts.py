@@ -43,6 +43,10 @@ HEALTHY = {
     "indexer_database_failures_total": "0x60",
     "indexer_account_updates_dropped_total": "0x60",
     "indexer_projection_incomplete_total": "0x60",
+    "indexer_witness_disputed_total": "0x60",
+    "indexer_witness_absent_total": "0x60",
+    "indexer_audit_stalled": "0x60",
+    "indexer_audit_forged_total": "0x60",
 }
 
 
@@ -83,6 +87,11 @@ CASES = [
     Case("the audit stands still", {"indexer_finalized_slot": "960x60"}, 60, "IndexerFinalityBehind"),
     Case("the list hides a transaction", {"indexer_list_missed_total": "0x9 1x51"}, 12, "IndexerListDisagrees"),
     Case("the list invents a transaction", {"indexer_list_invented_total": "0x9 1x51"}, 12, "IndexerListDisagrees"),
+    Case("the endpoints disagree", {"indexer_witness_disputed_total": "0x9 0+20x51"}, 12, "IndexerEndpointsDisagree"),
+    Case("one slot is listed differently", {"indexer_witness_disputed_total": "0x9 1x51"}, 12, None),
+    Case("the witness is gone", {"indexer_witness_absent_total": "0x9 0+20x51"}, 20, "IndexerWitnessAbsent"),
+    Case("the audit needs a person", {"indexer_audit_stalled": "0x9 1x51"}, 20, "IndexerAuditStalled"),
+    Case("the trusted socket lied", {"indexer_audit_forged_total": "0x9 1x51"}, 12, "IndexerTrustBetrayed"),
     Case("an event is parked", {'indexer_projection_dead_letters{projection="voting.voting"}': "0x9 1x51"}, 20, "IndexerDeadLetters"),
     Case("a projection stands still", {'indexer_projection_failed{projection="voting.voting"}': "0x9 1x51"}, 20, "IndexerProjectionFailed"),
     Case("a projection falls behind", {'indexer_projection_lag_positions{projection="voting.voting"}': "0x9 9000x51"}, 20, "IndexerProjectionLag"),
