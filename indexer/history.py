@@ -244,7 +244,8 @@ async def replay(settings: Settings, first: int, last: int | None, progress: Pro
         }
         # A program that has nothing sealed there, as one that still catches up, has nothing to compare.
         cursors = {address: Slot(start - 1) for address, (start, end) in spans.items() if start <= end}
-        sealed = min((end for start, end in spans.values() if start <= end), default=first - 1)
+        upto = min(state.contiguous_slot() for state in session.state.programs.values())
+        sealed = min((end for start, end in spans.values() if start <= end), default=upto)
         low = min((start for start, end in spans.values() if start <= end), default=first)
         aim = min(sealed, last if last is not None else sealed)
         if aim < low:

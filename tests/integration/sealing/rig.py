@@ -30,7 +30,7 @@ Bend = Callable[[str, list[Any], Any], Any]
 
 
 def node(seed: int = 0, **faults: str) -> DevNode:
-    config = DevNodeConfig(slot_ms=100, seed=seed, programs={artifact.PROGRAM_ID: artifact.SO_PATH}, faults=faults)
+    config = DevNodeConfig(slot_ms=200, seed=seed, programs={artifact.PROGRAM_ID: artifact.SO_PATH}, faults=faults)
     return DevNode(config)
 
 
@@ -41,6 +41,10 @@ class Chain:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        # One client for all questions: a new one each time costs more than a walk.
+        self._client = httpx.Client(timeout=30, verify=False)
+        # The last slot of the crowd's history, once it is final.
+        self.last = 0
         self.node = node(seed)
         self.do(self.node.__aenter__())
 
@@ -49,10 +53,11 @@ class Chain:
 
     def crowd(self, rate: float, seconds: float, seed: int = 3) -> None:
         self.do(Crowd(seed, 16).run(self.node.rpc_url, rate, seconds), seconds + 60)
+        self.last = self.confirmed()
 
     def rpc(self, method: str, *params: Any) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        return httpx.post(self.node.rpc_url, json=body, timeout=30).json().get("result")
+        return self._client.post(self.node.rpc_url, json=body).json().get("result")
 
     def finalized(self) -> int:
         return int(self.rpc("getSlot", {"commitment": "finalized"}))
@@ -76,6 +81,7 @@ class Chain:
 
     def close(self) -> None:
         self.do(self.node.__aexit__(None, None, None))
+        self._client.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -134,6 +140,7 @@ class Process:
     def __init__(self, env: dict[str, str], *arguments: str) -> None:
         self.lines: list[dict[str, Any]] = []
         self.text: list[str] = []
+        self._client = httpx.Client(timeout=10, verify=False)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "indexer", *arguments],
             cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -163,7 +170,7 @@ class Process:
         return str(self.wait_for("listening")["url"])
 
     def get(self, path: str) -> tuple[int, Any]:
-        reply = httpx.get(self.http + path, timeout=10)
+        reply = self._client.get(self.http + path)
         return reply.status_code, reply.json() if "json" in reply.headers["content-type"] else reply.text
 
     def reasons(self) -> dict[str, Any]:
@@ -191,6 +198,7 @@ class Process:
             self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
+        self._client.close()
         self._reader.join(5)
 
 

@@ -72,8 +72,8 @@ def test_it_is_sealed_beside_the_live_ones(
     monkeypatch.setattr(catchup, "NEAR_SLOTS", 40)
     with chain() as it:
         it.crowd(30, 4)
-        it.wait_finalized(max(it.confirmed(), 60))
-        last = it.finalized()
+        it.wait_finalized(max(it.last, 60))
+        last = it.last
         done = indexer(environment(db, it.node.rpc_url, it.node.ws_url), "run", "--until-slot", str(last))
         assert done.returncode == 0, done.stderr
         before = ask(db, "SELECT position, signature FROM ledger.transactions ORDER BY position")
@@ -123,8 +123,8 @@ def test_live_sealing_does_not_wait_for_it(db: str, tmp_path: Path, monkeypatch:
     )
     with chain() as it:
         it.crowd(20, 2)
-        it.wait_finalized(40)
-        last = it.finalized()
+        it.wait_finalized(max(it.last, 40))
+        last = it.last
         env = environment(db, it.node.rpc_url, it.node.ws_url)
         assert indexer(env, "run", "--until-slot", str(last), "--ingest-only").returncode == 0
 

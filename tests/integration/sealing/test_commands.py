@@ -18,7 +18,7 @@ def busy() -> Iterator[Chain]:
     """A chain with some history of the voting program."""
     with chain() as it:
         it.crowd(30, 4)
-        it.wait_finalized(it.confirmed())
+        it.wait_finalized(it.last)
         yield it
 
 
@@ -34,7 +34,7 @@ def env(dsn: str, it: Chain, **more: str) -> dict[str, str]:
 
 
 def test_until_slot_ends_after_that_slot_is_sealed_and_projected(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     done = indexer(env(db, busy), "run", "--until-slot", str(last), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sealed_slot"] == last
@@ -48,7 +48,7 @@ def test_until_slot_ends_after_that_slot_is_sealed_and_projected(db: str, busy: 
 
 
 def test_ingest_and_project_in_two_processes(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     done = indexer(env(db, busy), "run", "--until-slot", str(last), "--ingest-only")
     assert done.returncode == 0, done.stderr
     assert rows(db, last) == busy.walk(last)
@@ -89,7 +89,7 @@ def test_another_cluster_is_refused_at_the_start(db: str, busy: Chain) -> None:
 
 
 def test_replay_says_equal_missing_and_foreign(db: str, busy: Chain, tmp_path: Path) -> None:
-    last = busy.finalized()
+    last = busy.last
     truth = busy.walk(last)
     # The last of their slots: leaving out another one moves those behind it, which is noticed.
     lost = set(last_of_slots(truth)[3:5])
@@ -134,7 +134,7 @@ def test_replay_refuses_what_is_not_sealed(db: str, busy: Chain) -> None:
 
 
 def test_backfill_goes_on_after_kill(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     small = env(db, busy, INDEXER_RPC_IN_FLIGHT="1", INDEXER_BLOCK_HITS_MIN="100")
     with Process(small, "backfill", "--from-slot", "0", "--to-slot", str(last)) as it:
         waiting(
@@ -150,7 +150,7 @@ def test_backfill_goes_on_after_kill(db: str, busy: Chain) -> None:
 
 
 def test_backfill_from_the_first_transaction_beside_a_daemon(db: str, busy: Chain, tmp_path: Path) -> None:
-    last = busy.finalized()
+    last = busy.last
     truth = busy.walk(last)
     middle = truth[len(truth) // 2][0]
     config = tmp_path / "indexer.toml"
@@ -254,7 +254,7 @@ def test_it_ends_while_it_catches_up(db: str, busy: Chain) -> None:
 
 
 def test_it_ends_while_a_rebuild_waits(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     assert indexer(env(db, busy), "run", "--until-slot", str(last)).returncode == 0
     ask(db, "UPDATE projections.generations SET version = 'another' WHERE state = 'live' RETURNING 1")
     with psycopg.connect(db) as blocker:

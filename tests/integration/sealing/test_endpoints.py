@@ -16,12 +16,12 @@ NO_SOCKET = "ws://127.0.0.1:9"
 def busy() -> Iterator[Chain]:
     with chain() as it:
         it.crowd(25, 3)
-        it.wait_finalized(it.confirmed())
+        it.wait_finalized(it.last)
         yield it
 
 
 def test_what_the_first_list_hides_the_witness_shows(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     truth = busy.walk(last)
     lost = {signature for _, _, signature in truth[::7]}
     with Proxy(busy.node.rpc_url) as proxy:
@@ -42,7 +42,7 @@ def test_what_the_first_list_hides_the_witness_shows(db: str, busy: Chain) -> No
 
 
 def test_what_cannot_be_decided_is_not_sealed_and_readyz_says_so(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     truth = busy.walk(last)
     hidden_slot, _, hidden = truth[len(truth) // 2]
     with Proxy(busy.node.rpc_url) as proxy:
@@ -66,7 +66,7 @@ def test_what_cannot_be_decided_is_not_sealed_and_readyz_says_so(db: str, busy: 
 
 
 def test_a_dead_witness_is_counted_or_holds(db: str, busy: Chain) -> None:
-    last = busy.finalized()
+    last = busy.last
     dead = environment(db, busy.node.rpc_url, busy.node.ws_url, INDEXER_WITNESS_URL="http://127.0.0.1:9")
     with Process({**dead, "INDEXER_WITNESS": "hold"}, "run", "--ingest-only") as it:
         waiting(lambda: "unproven" in it.reasons(), 60)
