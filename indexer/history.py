@@ -37,7 +37,7 @@ from indexer.core.protocol import (
 from indexer.core.sealer import Sealer, SealPolicy
 from indexer.core.walk import PAGE_MAX
 from indexer.edges.driver import Driver
-from indexer.edges.ledger import ORIGIN_BACKFILL, ORIGIN_LIVE, LedgerMoved, PostgresLedger, TipClock
+from indexer.edges.ledger import ORIGIN_BACKFILL, LedgerMoved, PostgresLedger, TipClock
 from indexer.edges.rpc import RpcClient
 from indexer.log import log
 from indexer.settings import Settings
@@ -101,8 +101,8 @@ async def backfill(settings: Settings, first: int | None, last: int | None, prog
         def more(slots: int, found: int) -> None:
             progress(done + slots, total, rows + found)
 
-        for number, ((start, end), addresses) in enumerate(sorted(ranges.items())):
-            rows += await _backfill_range(settings, session, addresses, start, end, more, begins=number == 0)
+        for (start, end), addresses in sorted(ranges.items()):
+            rows += await _backfill_range(settings, session, addresses, start, end, more)
             done += end - start + 1
         low = min((start for start, _ in ranges), default=first or 0)
         return Result(low, max((end for _, end in ranges), default=low - 1), rows=rows)
@@ -115,18 +115,12 @@ async def _backfill_range(
     start: int,
     end: int,
     progress: Callable[[int, int], None],
-    *,
-    begins: bool,
 ) -> int:
     states = [session.state.programs[session.prepared.program_ids[address]] for address in addresses]
     before = {s.program.start_slot - 1 if s.finalized_slot is None else s.finalized_slot for s in states}
-    # On an empty ledger this is the beginning of it all, and live sealing goes on from it.
-    empty = session.state.last_position == 0 and not any(s.coverage for s in session.state.programs.values())
-    live = empty and begins and all(start == state.program.start_slot for state in states)
-    origin = ORIGIN_LIVE if live else ORIGIN_BACKFILL
     commitment = "finalized" if before == {start - 1} else "confirmed"
     database = PostgresLedger(
-        settings.need_database(), session.lease, session.prepared.program_ids, TipClock(), origin, commitment
+        settings.need_database(), session.lease, session.prepared.program_ids, TipClock(), ORIGIN_BACKFILL, commitment
     )
     rows = 0
 
