@@ -400,7 +400,7 @@ async def recorded_cluster(conn: Conn, genesis: str | None = None) -> str | None
 
 async def set_accounts_slot(conn: Conn, program_id: int, slot: int) -> None:
     """A full listing of the program's accounts was compared at this slot; a lower one changes nothing."""
-    await _point(conn, f"accounts:{program_id}", slot=slot)
+    await conn.execute(*_point(f"accounts:{program_id}", slot=slot))
 
 
 async def set_tip(conn: Conn, slot: int, slot_time: datetime | None = None) -> None:
