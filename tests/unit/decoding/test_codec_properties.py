@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from programs.codec import DecodeError, EncodeError, ProgramCodec, compile_idl
-from programs.codec.reference import Reader
+from programs.codec.encode import UNFITTING, compile_encoders
+from programs.codec.reference import Reader, Writer
 from programs.idl import load_idl
 from tests.unit.decoding.strategies import has_coption, oracle_body, programs
 
@@ -236,3 +237,61 @@ def test_a_value_that_does_not_fit_is_refused_with_its_field(written: Any, value
     with pytest.raises(EncodeError, match=words) as caught:
         codec.encode_event("E", {"x": value})
     assert caught.value.path == "E.x"
+
+
+def _writers(codec: ProgramCodec) -> tuple[Any, Any]:
+    """What the generated encoder makes of a value, and what the plain writer does; None where it refuses."""
+    node = codec.layout("event", "Root")
+    assert node is not None
+    generated = compile_encoders({"root": node})[0]["root"]
+
+    def fast(value: Any) -> bytes | None:
+        parts: list[bytes] = []
+        try:
+            generated(value, parts.append)
+        except UNFITTING:
+            return None
+        return b"".join(parts)
+
+    def plain(value: Any) -> bytes | None:
+        writer = Writer()
+        try:
+            writer.write(node, value, "Root")
+        except EncodeError:
+            return None
+        return bytes(writer.out)
+
+    return fast, plain
+
+
+@DRAWN
+@given(programs())
+def test_the_generated_encoder_writes_what_the_plain_one_does(drawn: tuple[dict[str, Any], Any]) -> None:
+    document, value = drawn
+    fast, plain = _writers(_codec(document)[0])
+    assert fast(value) is not None, "a plain value is written without help"
+    assert fast(value) == plain(value)
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.floats()
+    | st.sampled_from(["", "00", "NaN", "A", "x", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "A"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@DRAWN
+@given(programs(), ODD, st.data())
+def test_the_generated_encoder_takes_nothing_that_the_plain_one_refuses(
+    drawn: tuple[dict[str, Any], Any], odd: Any, data: st.DataObject
+) -> None:
+    document, value = drawn
+    fast, plain = _writers(_codec(document)[0])
+    name = data.draw(st.sampled_from(sorted(value)))
+    for wrong in (odd, {**value, name: odd}, {**value, "one more": odd}, {k: v for k, v in value.items() if k != name}):
+        written = fast(wrong)
+        assert written is None or written == plain(wrong)
