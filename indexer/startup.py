@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from indexer import idls
 from indexer.core.protocol import Address, Failure
 from indexer.edges.parse import Watched
 from indexer.edges.rpc import RpcClient, RpcPolicy
 from indexer.log import log
-from indexer.settings import BUILTIN_IDL, PREFIX, ProgramSetting, Settings
+from indexer.settings import BUILTIN_IDL, PREFIX, IdlSetting, ProgramSetting, Settings
 from programs.errors import EXIT_UNREACHABLE, UserError
 from programs.idl import Idl, IdlError, load_idl
+
+if TYPE_CHECKING:
+    from projections.decoding import ProgramSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Prepared:
 
     program_ids: dict[Address, int]
     specs: tuple[Any, ...]
+    deployments: dict[str, int | None]
 
 
 async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Prepared:
@@ -33,10 +38,10 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     from schema import db, ledger
 
     dsn = settings.need_database()
-    idls = await load_idls(settings, node=node)
+    found = await load_idls(settings, node=node)
     for program in settings.watched:
         # Refused before anything is written: a projection that does not exist, an IDL that does not fit it.
-        bootstrap.spec(program.name, program.address, 0, idls[program.name], program.projections)
+        bootstrap.spec(program.name, program.address, 0, found.newest[program.name], program.projections)
     await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
     current, head = await asyncio.to_thread(db.revisions, dsn)
     if current is None and migrate:
@@ -49,24 +54,60 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     async with await db.aconnect(dsn) as connection:
         rows = await ledger.ensure_programs(connection, [(p.name, p.address, p.start_slot) for p in settings.watched])
     ids = {Address(address): row.id for address, row in rows.items()}
-    specs = tuple(
-        bootstrap.spec(p.name, p.address, ids[Address(p.address)], idls[p.name], p.projections)
-        for p in settings.watched
-    )
+    specs = tuple([await _spec(dsn, p, ids[Address(p.address)], found, record=node) for p in settings.watched])
     await asyncio.to_thread(bootstrap.ensure, dsn, specs)
-    return Prepared(ids, specs)
+    return Prepared(ids, specs, found.deployments)
 
 
-async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Idl]:
-    """The IDL of each program by name, from the package, a file or the chain; checks on the node that each address holds a program."""
+async def _spec(dsn: str, program: ProgramSetting, program_id: int, found: Found, *, record: bool) -> ProgramSpec:
+    """The program with every IDL that it is read with, and what is new of them recorded."""
+    from projections import bootstrap
+    from schema import db, ledger
+
+    deployment = found.deployments.get(program.name)
+    async with await db.aconnect(dsn) as connection:
+        recorded = await ledger.recorded_idls(connection, program_id)
+        versions, rows = idls.settle(program, found.given[program.name], recorded, deployment)
+        new = [row for row in rows if (row.slot_from, row.idl) not in {(r.slot_from, r.idl) for r in recorded}]
+        if record or recorded:
+            # Recorded by whoever knows when the program was deployed; a command that asks no node leaves the first record to the daemon.
+            async with connection.transaction():
+                await ledger.record_idls(connection, program_id, rows)
+                if deployment is not None:
+                    await ledger.note_deployment(connection, program.name, deployment)
+    for row in new:
+        log.info("idl", program=program.name, slot_from=row.slot_from, source=row.source)
+    registry = idls.registry(versions)
+    return bootstrap.spec(
+        program.name, program.address, program_id, idls.merged(versions), program.projections, registry
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """By program name: the IDL newest in the settings, every document that they give, and the slot of the last deployment where the node was
+    asked for it.
+    """
+
+    newest: dict[str, Idl]
+    given: dict[str, list[idls.Given]]
+    deployments: dict[str, int | None]
+
+
+async def load_idls(settings: Settings, *, node: bool = True) -> Found:
+    """The IDLs of each program, from the package, a file or the chain; checks on the node that each address holds a program."""
     watched = Watched(tuple(Address(p.address) for p in settings.watched))
     policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
-    found: dict[str, Idl] = {}
+    found = Found({}, {}, {})
     async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
         for program in settings.watched:
             if node:
                 await _must_be_program(rpc, program, settings.connect_timeout_s)
-            found[program.name] = await _load_idl(rpc, program)
+                deployment = await idls.deployed(rpc, program.address)
+                found.deployments[program.name] = None if isinstance(deployment, Failure) else deployment
+            given = [await _load_idl(rpc, program, each) for each in program.idls]
+            found.given[program.name] = given
+            found.newest[program.name] = load_idl(given[-1].document)
     return found
 
 
@@ -94,25 +135,27 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
         )
 
 
-async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Idl:
-    """The program's IDL, from wherever the setting says."""
+async def _load_idl(rpc: RpcClient, program: ProgramSetting, setting: IdlSetting) -> idls.Given:
+    """One IDL of the program, from wherever the setting says. UserError when nothing of it can be served."""
     from programs.chain_idl import ChainIdlError
 
-    field = f"programs.{program.name}.idl"
+    field, source = f"programs.{program.name}.idl", setting.path
     try:
-        if program.idl == BUILTIN_IDL:
+        if setting.path == BUILTIN_IDL:
             from programs.community_voting import artifact
 
             document = artifact.IDL_PATH.read_bytes()
-        elif program.idl == "chain":
+        elif setting.path == idls.CHAIN:
             document = await _from_chain(rpc, program, field)
         else:
-            document = _read(program.idl, field)
-        return load_idl(document)
+            document = _read(setting.path, field)
+            source = f"file {Path(setting.path).name}"
+        load_idl(document)
+        return idls.Given(setting.from_slot, document, source)
     except ChainIdlError as error:
         raise UserError(f"{field} = 'chain': {error}; give a path to the program's IDL instead") from None
     except IdlError as error:
-        raise UserError(f"{field} = {program.idl!r}: {error}; indexer idl check {program.idl} says more") from None
+        raise UserError(f"{field} = {setting.path!r}: {error}; indexer idl check {setting.path} says more") from None
 
 
 async def _from_chain(rpc: RpcClient, program: ProgramSetting, field: str) -> bytes:

@@ -13,7 +13,7 @@ from projections.apply import Target, refold, write_decoded
 from projections.catalogue import EVENTS, Conn
 from projections.decoding import Decoder, ProgramSpec
 from projections.model import Event, Projection
-from projections.store import Store, quoted
+from projections.store import Store, query, quoted
 from projections.views import installed_name
 from schema import db
 
@@ -105,6 +105,18 @@ def discard(dsn: str, specs: Sequence[ProgramSpec], number: int, reason: str) ->
         )
         for spec, projection in found:
             _refold(conn, specs, spec, projection)
+
+
+def settle_undecodable(conn: Conn, schema: str) -> None:
+    """Resolve the letters of programs without a projection whose events are among the decoded ones of a fresh table."""
+    conn.execute(
+        query(
+            "UPDATE ledger.dead_letters l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s"
+            f" AND resolved_at IS NULL AND EXISTS (SELECT FROM {quoted(schema)}.decoded d WHERE d.position = l.position"
+            " AND d.event_index = l.event_index)"
+        ),
+        (EVENTS,),
+    )
 
 
 def _open(conn: Conn) -> int:

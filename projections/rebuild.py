@@ -15,6 +15,7 @@ from programs.errors import EXIT_UNREACHABLE, UserError
 from projections import bootstrap, catalogue
 from projections.apply import Target, advance, due, retract_decoded, write_decoded
 from projections.catalogue import EVENTS, Conn, State, schema_of
+from projections.dead_letters import settle_undecodable
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Parked, fold
 from projections.model import Projection
@@ -323,6 +324,7 @@ def _rebuild_events(
                 retract_decoded(conn, schema, [p for (p,) in gone])
                 compared = (_difference(conn, "decoded", ["position", "event_index"], live.schema, schema),)
                 if not dry_run:
+                    settle_undecodable(conn, schema)
                     catalogue.save(conn, replace(ahead, retraction_id=live.retraction_id))
                     conn.execute("UPDATE projections.generations SET state = 'live' WHERE id = %s", (generation,))
                     conn.execute("UPDATE projections.generations SET state = 'old' WHERE id = %s", (live.generation,))
