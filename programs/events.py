@@ -9,7 +9,7 @@ known is said in `Extraction.incomplete`, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from solders.pubkey import Pubkey
 from programs import logs as grammar
 from programs.base58 import address_text
 from programs.codec import MISMATCHES, DecodeError, ProgramCodec
-from programs.logs import data_lines
+from programs.logs import read_data
 from programs.transaction import (
     InnerInstruction,
     OuterInstruction,
@@ -115,7 +115,7 @@ class Extractor:
     def __init__(self, codecs: Mapping[bytes, ProgramCodec]) -> None:
         self._codecs = dict(codecs)
         self._by_text = {address_text(program): codec for program, codec in codecs.items()}
-        self._decoders = {program: codec.event_decoders() for program, codec in self._by_text.items()}
+        self._readers = {program: _reader(program, codec) for program, codec in self._by_text.items()}
 
     def extract(self, transaction: RawTransaction | TransactionView) -> Extraction:
         """All events, or what can be known of them. A failed transaction has none: what it wrote was rolled back."""
@@ -161,30 +161,7 @@ class Extractor:
 
     def from_logs(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
         """The events that stand in log messages, and why there may be more (None when there are not)."""
-        decoders = self._decoders
-        lines, incomplete = data_lines(logs, decoders)
-        events: list[EventRecord] = []
-        for number, program, text in lines:
-            try:
-                # Two lines of `payload` and `decode_event`, written out: this runs for every event there is.
-                raw = convert(text, bytes)
-                find, length = decoders[program]
-                decoded = find(raw[:length])(raw)  # type: ignore[misc]
-            except _NOT_PLAIN:
-                events.append(self._from_line(number, program, text))
-                continue
-            events.append(
-                EventRecord(program, decoded.name, decoded.data, None, raw, LogSource(number), decoded.trailing)
-            )
-        return events, incomplete
-
-    def _from_line(self, number: int, program: str, text: str) -> EventRecord:
-        """As above, for whatever needs more than one look: several fields, short discriminators, what does not decode."""
-        try:
-            raw = grammar.payload(text)
-        except ValueError as error:
-            return EventRecord(program, None, None, str(error), b"", LogSource(number))
-        return _record(program, self._by_text[program], raw, LogSource(number))
+        return read_data(logs, self._readers)
 
     def _with_calls(
         self,
@@ -297,6 +274,31 @@ def _instruction(
         absent = key is None or (meta.optional and key == program)
         accounts[meta.name] = None if absent or key is None else address_text(key)
     return InstructionRecord(decoded.name, decoded.data, None, accounts, outer, index)
+
+
+def _reader(program: str, codec: ProgramCodec) -> Callable[[int, str], EventRecord]:
+    """Makes the record of a `Program data:` line. A closure over what it needs: it runs for every event there is."""
+    find, length = codec.event_decoders()
+
+    def read(number: int, line: str) -> EventRecord:
+        try:
+            # `payload` and `decode_event` of the plain case, written out.
+            raw = convert(line[14:], bytes)
+            decoded = find(raw[:length])(raw)  # type: ignore[misc]
+        except _NOT_PLAIN:
+            return _from_line(program, codec, number, line)
+        return EventRecord(program, decoded.name, decoded.data, None, raw, LogSource(number), decoded.trailing)
+
+    return read
+
+
+def _from_line(program: str, codec: ProgramCodec, number: int, line: str) -> EventRecord:
+    """As above, for whatever needs more than one look: several fields, short discriminators, what does not decode."""
+    try:
+        raw = grammar.payload(line[grammar.PAYLOAD :])
+    except ValueError as error:
+        return EventRecord(program, None, None, str(error), b"", LogSource(number))
+    return _record(program, codec, raw, LogSource(number))
 
 
 def _record(program: str, codec: ProgramCodec, raw: bytes, source: Source) -> EventRecord:

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 TRUNCATED = "truncated logs"
 INCONSISTENT = "inconsistent logs"
 
 _LOG = "Program log: "
 _DATA = "Program data: "
+# Where the payload of a `Program data:` line begins.
+PAYLOAD = len(_DATA)
 _SUCCESS = " success"
 _CUT = "Log truncated"
 _ID = "[1-9A-HJ-NP-Za-km-z]{32,44}"
@@ -49,24 +54,25 @@ def _frame(line: str) -> tuple[str, int] | None:
     return known
 
 
-def data_lines(logs: Sequence[str], programs: Container[str]) -> tuple[list[tuple[int, str, str]], str | None]:
-    """The `Program data:` lines that the given programs (base58) wrote: line, program, payload in base64.
+def read_data(logs: Sequence[str], readers: Mapping[str, Callable[[int, str], T]]) -> tuple[list[T], str | None]:
+    """What `readers`, by program (base58), make of the `Program data:` lines that their programs wrote, in order.
 
-    The second value says why the list may not be all there is: TRUNCATED, INCONSISTENT, or None when it is.
+    A reader is given the line's number and the line. The second value says why there may be more: TRUNCATED, INCONSISTENT, or None
+    when there is not.
     """
-    found: list[tuple[int, str, str]] = []
+    found: list[T] = []
     stack: list[str] = []
     top = ""
     known = _frames.get
     for number, line in enumerate(logs):
         frame = known(line)
         if frame is None:
-            head = line[:13]
-            if head == "Program log: ":
+            head = line[:14]
+            if head == _DATA:
+                if top in readers:
+                    found.append(readers[top](number, line))
                 continue
-            if head == "Program data:":
-                if top in programs and line[13:14] == " ":
-                    found.append((number, top, line[14:]))
+            if head[:13] == _LOG:
                 continue
             if line[-6:] == " units" and " failed: " not in line:
                 # `… compute units` is the commonest line left, and none that matters ends so.
