@@ -315,6 +315,16 @@ def discriminator_of(namespace: str, name: str) -> bytes:
     return hashlib.sha256(f"{namespace}:{name}".encode("utf-8", "surrogatepass")).digest()[:8]
 
 
+class _Names:
+    """The names of one holder's fields or variants: as written, as given away so far, and by what is left without case."""
+
+    def __init__(self, what: str, written: Iterable[str | None]) -> None:
+        self.what = what
+        self.written = {name for name in written if name is not None}
+        self.taken: set[str] = set()
+        self.folded: dict[str, str] = {}
+
+
 class _Reader:
     """One reading of one document; collects problems as it goes."""
 
@@ -432,8 +442,13 @@ class _Reader:
                 and _name(entry) not in (None, *self.types)
             ):
                 self._add_type(entry, f"$.accounts[{index}]")
-        for name in self.types:
-            self.folded_types.setdefault(folded(name), []).append(name)
+        for name, definition in self.types.items():
+            alike = self.folded_types.setdefault(folded(name), [])
+            if alike:
+                self._problem(
+                    definition.path, f"type {name!r} and {alike[0]!r} differ only by case or underscores", "warning"
+                )
+            alike.append(name)
 
     def _add_type(self, entry: Any, path: str) -> None:
         name = _name(entry)
@@ -525,14 +540,15 @@ class _Reader:
 
     def _enum(self, value: Mapping[str, Any], path: str, scope: frozenset[str]) -> Body:
         variants: list[Variant] = []
-        names: set[str] = set()
-        for index, entry in enumerate(self._list(value, "variants", path)):
+        entries = self._list(value, "variants", path)
+        names = _Names("variant", [entry if isinstance(entry, str) else _name(entry) for entry in entries])
+        for index, entry in enumerate(entries):
             here = f"{path}.variants[{index}]"
             name = entry if isinstance(entry, str) else _name(entry)
             if name is None:
                 self._problem(here, "a variant needs a name")
                 name = f"variant_{index}"
-            name = self._free_name(name, names, here, "variant")
+            name = self._free_name(name, names, here)
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
             variants.append(Variant(name, body))
@@ -556,22 +572,25 @@ class _Reader:
         if not all(_is_named_field(entry) for entry in value):
             members = (self._type(_unnamed(entry), f"{path}[{index}]", scope) for index, entry in enumerate(value))
             return TupleBody(tuple(members))
-        names: set[str] = set()
+        names = _Names("field", [entry["name"] for entry in value])
         fields: list[Field] = []
         for index, entry in enumerate(value):
-            name = self._free_name(entry["name"], names, f"{path}[{index}]", "field")
+            name = self._free_name(entry["name"], names, f"{path}[{index}]")
             fields.append(Field(name, self._type(entry["type"], f"{path}[{index}].type", scope)))
         return StructBody(tuple(fields))
 
-    def _free_name(self, name: str, taken: set[str], path: str, what: str) -> str:
+    def _free_name(self, name: str, names: _Names, path: str) -> str:
         """The name, or with a number behind it when the same holder has one already: no value may hide another."""
         free, number = name, 1
-        while free in taken:
+        while free in names.taken or (free != name and free in names.written):
             number += 1
             free = f"{name}_{number}"
-        taken.add(free)
+        names.taken.add(free)
         if free != name:
-            self._problem(path, f"{what} {name!r} appears twice; this one is served as {free!r}", "warning")
+            self._problem(path, f"{names.what} {name!r} appears twice; this one is served as {free!r}", "warning")
+        twin = names.folded.setdefault(folded(name), name)
+        if twin != name:
+            self._problem(path, f"{names.what} {name!r} and {twin!r} differ only by case or underscores", "warning")
         return free
 
     def _type(self, value: Any, path: str, scope: frozenset[str], depth: int = 0) -> TypeRef:
@@ -826,7 +845,11 @@ class _Reader:
         for definition in [*self.types.values(), *(root.type for root in roots)]:
             for reference in _references(definition.body):
                 name = reference.name
-                if name in self.types or reference.path in reported or name in self.constants:
+                if reference.path in reported or (name in self.constants and name not in self.types):
+                    continue
+                if name in self.types:
+                    reported.add(reference.path)
+                    self._check_arguments(reference, self.types[name])
                     continue
                 reported.add(reference.path)
                 found = None if name in missing else self._find_type(name, reference.path)
@@ -835,6 +858,11 @@ class _Reader:
                 else:
                     missing.add(name)
                     self._problem(reference.path, f"type {name!r} is nowhere defined")
+
+    def _check_arguments(self, reference: Defined, definition: TypeDef) -> None:
+        given, wanted = len(reference.arguments), len(definition.generics)
+        if given != wanted:
+            self._problem(reference.path, f"type {reference.name!r} takes {wanted} generic arguments, not {given}")
 
 
 _COMPOSITES = (

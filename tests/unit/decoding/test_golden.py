@@ -122,6 +122,7 @@ def test_check_of_the_fifth_names_its_dirt_and_where_it_is() -> None:
     assert (code, [(p["path"], p["severity"]) for p in lines[0]["problems"]]) == (
         1,
         [
+            ("$.types[2].type.fields[1]", "warning"),
             ("$.types[2].type.fields[3]", "warning"),
             ("$.types[3].type.fields[1].type.defined", "error"),
             ("$.events[2]", "error"),

@@ -376,3 +376,22 @@ def test_every_place_that_names_an_undefined_type_is_said() -> None:
 )
 def test_spellings_of_a_function(name: str, spellings: list[str]) -> None:
     assert snake_cases(name) == spellings
+
+
+def test_names_are_kept_as_written_wherever_they_can_be() -> None:
+    fields = [{"name": n, "type": "u8"} for n in ("a", "a", "a_2", "myField", "my_field")]
+    box = {
+        "name": "Box",
+        "generics": [{"kind": "type", "name": "T"}],
+        "type": {"kind": "struct", "fields": [{"generic": "T"}]},
+    }
+    fields.append({"name": "box", "type": {"defined": {"name": "Box"}}})  # type: ignore[dict-item]
+    idl = load_idl(event(fields, [box, {"name": "box_", "type": {"kind": "struct"}}]))
+    assert said(idl) == [
+        ("$.types[0].type.fields[1]", "warning"),
+        ("$.types[0].type.fields[4]", "warning"),
+        ("$.types[2]", "warning"),
+        ("$.types[0].type.fields[5].type.defined", "error"),
+    ]
+    body = idl.events[0].type.body
+    assert [field.name for field in getattr(body, "fields", ())] == ["a", "a_3", "a_2", "myField", "my_field", "box"]
