@@ -81,6 +81,8 @@ class Decoder:
             for number, record in enumerate(extraction.events):
                 if record.twin is not None:
                     continue
+                if record.trailing:
+                    metrics.LONGER.labels(program=record.program).inc()
                 place = (row.position, raw.slot, raw.transaction_index, number, raw.signature)
                 if record.name is None or record.error is not None:
                     found.append(

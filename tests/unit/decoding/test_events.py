@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +147,31 @@ def test_what_is_certain_all_the_same_is_not_called_incomplete() -> None:
     assert extract(seen(["Log truncated"], [call(0, 0, 2)], outer=(2,)), CODECS).incomplete is None
     assert extract(seen(["Log truncated"], [call(0, 0, 1)], outer=(2,)), CODECS).incomplete == "truncated logs"
     assert extract(seen(["Log truncated"], outer=(2,), no_inner=True), CODECS).incomplete == "truncated logs"
+
+
+def test_failed_closes_a_frame_as_success_does() -> None:
+    failed = [f"Program {Q} invoke [2]", "Program log: x", f"Program {Q} failed: custom program error: 0x1"]
+    found = extract(seen(frame(P, 1, *failed, data_line(1)), [call(0, 0, 2)]), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (4,))], None)
+    # The reason is the runtime's text, and may hold newlines and a frame of its own.
+    odd = [f"Program {Q} invoke [2]", f"Program {Q} failed: a\nProgram {Q} success\n consumed 1 units"]
+    assert extract(seen(frame(P, 1, *odd, data_line(1)), [call(0, 0, 2)]), CODECS).incomplete is None
+
+
+def test_fields_of_one_line_belong_together() -> None:
+    first, second = event(7)[:5], event(7)[5:]
+    line = f"Program data: {base64.b64encode(first).decode()} {base64.b64encode(second).decode()}"
+    found = extract(seen(frame(P, 1, line)), CODECS)
+    assert [(e.data, e.raw) for e in found.events] == [({"x": 7}, event(7))]
+
+
+def test_frames_may_be_as_deep_as_the_runtime_allows() -> None:
+    logs = [data_line(1)]
+    for depth in range(9, 0, -1):
+        logs = frame(P if depth % 2 else Q, depth, *logs)
+    calls = [call(0, n, 2 if n % 2 == 0 else 1, n + 2) for n in range(8)]
+    found = extract(seen(logs, calls), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (9,))], None)
 
 
 @pytest.mark.parametrize(
