@@ -395,3 +395,13 @@ def test_names_are_kept_as_written_wherever_they_can_be() -> None:
     ]
     body = idl.events[0].type.body
     assert [field.name for field in getattr(body, "fields", ())] == ["a", "a_3", "a_2", "myField", "my_field", "box"]
+
+
+def test_bytes_by_a_generic_are_bytes() -> None:
+    argument = [{"kind": "type", "type": "u8"}, {"kind": "const", "value": "2"}]
+    codec = compile_idl(
+        load_idl(event([{"name": "b", "type": {"defined": {"name": "Box", "generics": argument}}}], GENERICS))
+    )
+    value = {"b": {"items": "0105", "raw": "0102"}}
+    assert codec.decode_event(b"\1\1\5\1\2").data == value
+    assert codec.encode_event("E", value) == b"\1\1\5\1\2"
