@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from indexer import idls
@@ -18,6 +20,7 @@ from programs.idl import Idl, IdlError, load_idl
 
 if TYPE_CHECKING:
     from projections.decoding import ProgramSpec
+    from schema.ledger import IdlRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     from schema import db, ledger
 
     dsn = settings.need_database()
-    found = await load_idls(settings, node=node)
+    found = await load_idls(settings, node=node, recorded={} if node else await _recorded(dsn, settings))
     for program in settings.watched:
         # Refused before anything is written: a projection that does not exist, an IDL that does not fit it.
         bootstrap.spec(program.name, program.address, 0, found.newest[program.name], program.projections)
@@ -57,6 +60,18 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     specs = tuple([await _spec(dsn, p, ids[Address(p.address)], found, record=node) for p in settings.watched])
     await asyncio.to_thread(bootstrap.ensure, dsn, specs)
     return Prepared(ids, specs, found.deployments)
+
+
+async def _recorded(dsn: str, settings: Settings) -> dict[str, list[IdlRow]]:
+    """The IDLs that the daemon recorded: a command that asks no node takes those of the chain from here."""
+    from schema import db, ledger
+
+    await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
+    current, head = await asyncio.to_thread(db.revisions, dsn)
+    if current != head:
+        return {}
+    async with await db.aconnect(dsn) as connection:
+        return await ledger.recorded_by_name(connection)
 
 
 async def _spec(dsn: str, program: ProgramSetting, program_id: int, found: Found, *, record: bool) -> ProgramSpec:
@@ -94,8 +109,13 @@ class Found:
     deployments: dict[str, int | None]
 
 
-async def load_idls(settings: Settings, *, node: bool = True) -> Found:
-    """The IDLs of each program, from the package, a file or the chain; checks on the node that each address holds a program."""
+async def load_idls(
+    settings: Settings, *, node: bool = True, recorded: Mapping[str, Sequence[IdlRow]] = MappingProxyType({})
+) -> Found:
+    """The IDLs of each program, from the package, a file or the chain; checks on the node that each address holds a program.
+
+    `recorded`, by program name, stands in for the chain where it has an IDL that came from there.
+    """
     watched = Watched(tuple(Address(p.address) for p in settings.watched))
     policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
     found = Found({}, {}, {})
@@ -105,7 +125,8 @@ async def load_idls(settings: Settings, *, node: bool = True) -> Found:
                 await _must_be_program(rpc, program, settings.connect_timeout_s)
                 deployment = await idls.deployed(rpc, program.address)
                 found.deployments[program.name] = None if isinstance(deployment, Failure) else deployment
-            given = [await _load_idl(rpc, program, each) for each in program.idls]
+            known = [row for row in recorded.get(program.name, ()) if row.source.startswith(idls.CHAIN)]
+            given = [await _load_idl(rpc, program, each, known) for each in program.idls]
             found.given[program.name] = given
             found.newest[program.name] = load_idl(given[-1].document)
     return found
@@ -135,8 +156,12 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
         )
 
 
-async def _load_idl(rpc: RpcClient, program: ProgramSetting, setting: IdlSetting) -> idls.Given:
-    """One IDL of the program, from wherever the setting says. UserError when nothing of it can be served."""
+async def _load_idl(
+    rpc: RpcClient, program: ProgramSetting, setting: IdlSetting, recorded: Sequence[IdlRow]
+) -> idls.Given:
+    """One IDL of the program, from wherever the setting says; for the chain the last recorded one, if there is one. UserError when nothing of
+    it can be served.
+    """
     from programs.chain_idl import ChainIdlError
 
     field, source = f"programs.{program.name}.idl", setting.path
@@ -146,7 +171,7 @@ async def _load_idl(rpc: RpcClient, program: ProgramSetting, setting: IdlSetting
 
             document = artifact.IDL_PATH.read_bytes()
         elif setting.path == idls.CHAIN:
-            document = await _from_chain(rpc, program, field)
+            document = recorded[-1].idl if recorded else await _from_chain(rpc, program, field)
         else:
             document = _read(setting.path, field)
             source = f"file {Path(setting.path).name}"

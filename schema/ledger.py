@@ -387,6 +387,18 @@ async def recorded_idls(conn: Conn, program_id: int) -> list[IdlRow]:
     return [IdlRow(slot, bytes(idl), source) for slot, idl, source in await found.fetchall()]
 
 
+async def recorded_by_name(conn: Conn) -> dict[str, list[IdlRow]]:
+    """What was recorded of every program, by its name, in the order in which it was."""
+    cursor = await conn.execute(
+        "SELECT p.name, i.slot_from, i.idl, i.source FROM ledger.idls i JOIN ledger.programs p ON p.id = i.program"
+        " ORDER BY i.added_at, i.slot_from"
+    )
+    found: dict[str, list[IdlRow]] = {}
+    for name, slot, idl, source in await cursor.fetchall():
+        found.setdefault(name, []).append(IdlRow(slot, bytes(idl), source))
+    return found
+
+
 async def note_deployment(conn: Conn, name: str, slot: int) -> None:
     """Remember when a program was last deployed, for whoever asks for the status."""
     await conn.execute(

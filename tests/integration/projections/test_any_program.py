@@ -315,6 +315,11 @@ def test_an_upgrade_is_noticed_and_the_idl_on_the_chain_followed(db: str, capfd:
             assert await until(lambda: daemon._projector is not None and daemon._projector.has_projected(sealed))
             daemon._on_signal(signal.SIGTERM)
             assert await running == 0
+            settings = chain.settings(db, "chain")
+        # The node is gone: a rebuild reads with what was recorded.
+        ready = await prepare(settings, migrate=False, node=False)
+        assert [v.slot_first for v in ready.specs[0].registry.versions(bytes(chain.program))] == [0, 5]
+        assert "Brandnew" in [layout.name for layout in ready.specs[0].idl.events]
 
     asyncio.run(story())
     assert recorded(db) == [(0, "chain, deployed in 0"), (5, "chain, deployed in 5")]
