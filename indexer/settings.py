@@ -307,7 +307,10 @@ def _alike(one: str, other: str) -> bool:
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        place = [str(part) for part in item["loc"]]
+        place = [str(part) for part in item["loc"] if not str(part).startswith("tuple[")]
+        if item["type"] == "string_type" and place[-1] == "str" and isinstance(item.get("input"), list | tuple):
+            # The other form of a setting that has two; what is wrong in the form that was meant follows.
+            continue
         name = (
             PREFIX + place[0].upper() + "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in place[1:])
             if place

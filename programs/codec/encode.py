@@ -273,6 +273,9 @@ class _Function:
                 self.line(f"{self.g.function(node)}(v, w, d)")
             case Broken():
                 self.line("raise M")
+            case FixedBytes():
+                # Its length may be more than a struct format takes.
+                self.line(f"w(H(v, {node.length}))")
             case _:
                 self.inlined(node, "v")
 

@@ -402,3 +402,17 @@ def _unhexed(value: Any) -> Any:
         return [_unhexed(item) for item in value]
     is_hex = isinstance(value, str) and len(value) <= 6 and value not in ("NaN",)
     return list(bytes.fromhex(value)) if is_hex else value
+
+
+@pytest.mark.parametrize("length", [5000, 1 << 40, (1 << 64) - 1])
+def test_arrays_of_any_length_have_an_encoder(length: int) -> None:
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "events": [{"name": "Root", "discriminator": [1]}],
+        "types": [
+            {"name": "Root", "type": {"kind": "struct", "fields": [{"name": "x", "type": {"array": ["u8", length]}}]}}
+        ],
+    }
+    fast, plain = _writers(compile_idl(load_idl(document)))
+    for value in ({"x": "00"}, {"x": "07" * 5000}):
+        assert fast(value) == plain(value)
