@@ -124,7 +124,14 @@ async def load_idls(
             if node:
                 await _must_be_program(rpc, program, settings.connect_timeout_s)
                 deployment = await idls.deployed(rpc, program.address)
-                found.deployments[program.name] = None if isinstance(deployment, Failure) else deployment
+                if isinstance(deployment, Failure):
+                    # Without it a new IDL could not be told from a corrected one.
+                    raise UserError(
+                        f"{PREFIX}RPC_URL = {rpc.label} does not say when {program.address} was deployed:"
+                        f" {deployment.message}; try again",
+                        EXIT_UNREACHABLE,
+                    )
+                found.deployments[program.name] = deployment
             known = [row for row in recorded.get(program.name, ()) if row.source.startswith(idls.CHAIN)]
             given = [await _load_idl(rpc, program, each, known) for each in program.idls]
             found.given[program.name] = given
