@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from indexer.core import nulls
 from indexer.core.notifications import Forgery, NotificationBuffer
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -117,6 +118,7 @@ class Sealer:
         # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
         self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
         self._history_checked_at: Slot | None = None
+        self._patience = nulls.Patience()
 
     @property
     def cursors(self) -> Mapping[Address, Slot]:
@@ -352,6 +354,14 @@ class Sealer:
         rows.extend(found)
         for slot in whole:
             rows.extend(self._from_block(slot, chunk))
+        before = rows
+        if self._patience.asks:
+            rows = yield from nulls.fill(rows, self._policy.commitment)
+        if not self._patience.accepts(before, rows):
+            first = next(row.raw for row in rows if row.raw.logs is None)
+            return Unproven(
+                f"the node gives no logs for {first.signature} in slot {first.slot}, though it gives others"
+            )
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
         return rows
 
