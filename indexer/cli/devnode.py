@@ -40,7 +40,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME=RATE[,key=number]",
-        help="switch a fault on; repeatable; NAME=help lists them",
+        help="switch a fault on; repeatable",
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="list the faults with their units and end; also with --json"
     )
     parser.add_argument(
         "--ledger-limit", type=int, default=100_000, metavar="SLOTS", help="blocks to keep (default %(default)s)"
@@ -99,9 +102,13 @@ def run(args: argparse.Namespace) -> int:
     from programs.devnode.faults import KINDS, parse_fault
     from programs.errors import UserError
 
-    if any(text.endswith("=help") or text == "help" for text in args.fault):
-        for name, kind in sorted(KINDS.items()):
-            print(f"{name:24} {kind.summary}" + "".join(f" [{key}={value:g}]" for key, value in kind.params.items()))
+    if args.faults or any(text.endswith("=help") or text == "help" for text in args.fault):
+        listing = {n: {"what": k.summary, "rate": k.rate_unit, "parameters": dict(k.params)} for n, k in KINDS.items()}
+        if args.json:
+            print(json.dumps(listing))
+        else:
+            for name, kind in sorted(KINDS.items()):
+                print(f"{name:24} {kind.summary}\n{'':24} {kind.described()}")
         return 0
     programs: dict[str, Path | bytes] = {}
     for text in args.program:

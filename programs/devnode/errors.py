@@ -58,6 +58,11 @@ def block_not_available(slot: int) -> RpcError:
     return RpcError(-32004, f"Block not available for slot {slot}")
 
 
+def block_status_not_yet(slot: int) -> RpcError:
+    """-32014: confirmed, and not written yet."""
+    return RpcError(-32014, f"Block status not yet available for slot {slot}")
+
+
 def slot_skipped(slot: int) -> RpcError:
     """-32007: no block at a finalized slot."""
     return RpcError(-32007, f"Slot {slot} was skipped, or missing due to ledger jump to recent snapshot")

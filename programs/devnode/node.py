@@ -37,6 +37,8 @@ class DevNode:
         for name, value in self.config.faults.items():
             self.faults.set_text(name, value)
         self._genesis_unix_s = self.config.genesis_unix_s
+        # Seconds, the spread that they were drawn from, and the slot at which they were.
+        self._skew: tuple[int, float, int] | None = None
         self.chain = Chain(self.config, self._unix_s(0))
         self.rpc = RpcService(self.chain, self.faults)
         self.pubsub = PubSub(self.chain, self.rpc, self.faults)
@@ -111,11 +113,20 @@ class DevNode:
             now = int(time.time())
         else:
             now = self._genesis_unix_s + int(slot * (self.config.slot_ms or _MANUAL_SLOT_MS) / 1_000)
-        spread = self.faults.rate("clock-skew")
-        if spread:
-            self.faults.counts["clock-skew"] += 1
-            now += int(self.faults.dice("clock-skew").uniform(-spread, spread))
-        return now
+        return now + self._skew_s(slot)
+
+    def _skew_s(self, slot: int) -> int:
+        """How far off the chain's clock is. Block times never go back, so a clock that is put back stands still for a while."""
+        faults = self.faults
+        spread = faults.rate("clock-skew")
+        if not spread:
+            self._skew = None
+            return 0
+        every = faults.param("clock-skew", "slots")
+        if self._skew is None or self._skew[1] != spread or (every and slot - self._skew[2] >= every):
+            self._skew = (round(faults.dice("clock-skew").uniform(-spread, spread)), spread, slot)
+        faults.counts["clock-skew"] += 1
+        return self._skew[0]
 
     async def _run_clock(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,6 +29,7 @@ from programs.devnode.errors import (
     RpcError,
     block_cleaned_up,
     block_not_available,
+    block_status_not_yet,
     invalid_params,
     invalid_request,
     method_not_found,
@@ -813,6 +814,12 @@ def getBlock(ctx: Context, params: list[Any]) -> Any:
     top = ctx.slot(_settled(options))
     version_max = _version_max(options)
     bank = _block_at(ctx, slot, top)
+    if ctx.chain.tip.slot - slot < ctx.faults.param("late-blocks", "slots") and ctx.faults.chooses(
+        "late-blocks", str(slot)
+    ):
+        if ctx.faults.param("late-blocks", "null"):
+            return None
+        raise block_status_not_yet(slot)
     details = options.get("transactionDetails") or "full"
     rows = bank.transactions
     if ctx.faults.param("hidden-signatures", "everywhere"):
@@ -960,10 +967,11 @@ def _page(
         if shows_index:
             entry["transactionIndex"] = row.index
         page.append(entry)
-    if page and len(page) < limit and faults.strikes("invented-signatures"):
+    # A page of one is left alone: its only entry is the client's cursor.
+    if page and limit > 1 and faults.strikes("invented-signatures"):
         invented = str(Signature.from_bytes(faults.dice("invented-signatures").randbytes(64)))
         page.insert(0, {**page[0], "signature": invented, "err": None})
-    return page
+    return page[:limit]
 
 
 @_method

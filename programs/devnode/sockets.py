@@ -13,6 +13,7 @@ from itertools import count
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from programs.devnode.pubsub import Delivery, PubSub
 
@@ -101,7 +102,7 @@ class SocketEdge:
 
     def _burst(self, number: int, frames: list[bytes]) -> None:
         client = self._clients.get(number)
-        if client is None or number in self._deaf or client.transport.is_closing():
+        if client is None or number in self._deaf or client.transport.is_closing() or client.state is not State.OPEN:
             return
         if len(frames) > self._queue_items_max or client.transport.get_write_buffer_size() > _BACKLOG_BYTES_MAX:
             self.lagging_dropped += 1
