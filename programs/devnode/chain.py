@@ -26,6 +26,14 @@ from solders.transaction import VersionedTransaction
 
 from programs.devnode.config import BLOCKHASH_AGE_MAX, SLOTS_PER_EPOCH, DevNodeConfig
 from programs.devnode.ledger import LEGACY, Bank, LogEntry, StoredTransaction, inner_json
+from programs.devnode.snapshot import (
+    Saved,
+    is_sysvar,
+    pack_accounts,
+    pack_bank,
+    unpack_account,
+    unpack_bank,
+)
 from programs.devnode.tokens import TOKEN_PROGRAMS, token_balances
 from programs.devnode.vm import (
     FEES_ONLY_ERRORS,
@@ -64,6 +72,16 @@ _SLOT_HASHES_MAX = 512
 # Compute units that an instruction is granted when the message does not ask for a limit; and the most of one transaction.
 _UNITS_DEFAULT = 200_000
 _UNITS_MAX = 1_400_000
+# Blocks below the finalized one for which the accounts of that time are kept: what a node that is behind shows.
+OLD_READS_SLOTS_MAX = 512
+_SAVED_NUMBERS = (
+    "transaction_count",
+    "_confirmed_slot",
+    "_first_available",
+    "_last_finalized_notified",
+    "_last_confirmed_notified",
+    "_airdrops",
+)
 _FAUCET_START_LAMPORTS = 1_000_000 * 1_000_000_000
 
 
@@ -105,12 +123,13 @@ Happening = Moved | SlotStarted | ForkDied
 class Chain:
     """Banks, accounts, signatures. `happenings` fills with what subscribers may want to hear; the edge drains it."""
 
-    def __init__(self, config: DevNodeConfig, unix_s: int) -> None:
+    def __init__(self, config: DevNodeConfig, unix_s: int, saved: Saved | None = None) -> None:
         self.config = config
         self.machine = Machine(config.log_bytes_max)
         self.happenings: deque[Happening] = deque()
         self.transaction_count = 0
-        self._seed = hashlib.sha256(b"devnode genesis %d" % config.seed).digest()
+        self.seed = config.seed if saved is None else saved.seed
+        self._seed = hashlib.sha256(b"devnode genesis %d" % self.seed).digest()
         self.genesis_hash = str(Hash.hash(self._seed))
         self.identity = Keypair.from_seed(hashlib.sha256(b"identity" + self._seed).digest())
         self.faucet = Keypair.from_seed(hashlib.sha256(b"faucet" + self._seed).digest())
@@ -129,7 +148,10 @@ class Chain:
         self._last_finalized_notified = -1
         self._last_confirmed_notified = -1
         self._airdrops = 0
-        self._genesis(unix_s)
+        if saved is None:
+            self._genesis(unix_s)
+        else:
+            self._restore(saved)
 
     # --- birth -----------------------------------------------------------------------------------------------------
 
@@ -142,13 +164,66 @@ class Chain:
             account = self.machine.account(address)
             if account is not None:
                 self._own(address, None, account)
-        for text, source in self.config.programs.items():
-            elf = source if isinstance(source, bytes) else source.read_bytes()
-            for address, account in self.machine.add_program(Pubkey.from_string(text), elf).items():
-                self._own(address, None, account)
+        self._load_programs(skip_known=False)
         first = Bank(0, 0, 0, self.genesis_hash, str(Hash.default()), unix_s, frozen=True)
         self._append_bank(first)
         self.working = self._new_bank(1, unix_s)
+
+    # --- into a file and back ----------------------------------------------------------------------------------------
+
+    def save(self, faults: dict[str, Any]) -> Saved:
+        """Everything that the chain is, for `snapshot.write`."""
+        addresses = {address for owned in self._owned.values() for address in owned}
+        accounts = [(address, self.machine.account(address)) for address in addresses]
+        return Saved(
+            seed=self.seed,
+            accounts=pack_accounts((a, account) for a, account in accounts if not is_sysvar(account)),
+            banks=[pack_bank(bank) for bank in self._banks],
+            working=pack_bank(self.working),
+            blockhashes=list(self._blockhashes.items()),
+            slot_hashes=[(slot, str(blockhash)) for slot, blockhash in self._slot_hashes],
+            numbers={name: getattr(self, name) for name in _SAVED_NUMBERS},
+            faults=faults,
+        )
+
+    def _restore(self, saved: Saved) -> None:
+        accounts = [unpack_account(row) for row in saved.accounts]
+        # A program is loaded when its account is written, and then its data must be there.
+        for address, account in sorted(accounts, key=lambda pair: bool(pair[1] and pair[1].executable)):
+            self._own(address, None, account)
+            if self.machine.account(address) != account:
+                self.machine.set_account(address, account)
+        for row in saved.banks:
+            bank = unpack_bank(row)
+            self._banks.append(bank)
+            self._by_slot[bank.slot] = bank
+            self._index(bank)
+            self._stored_count += len(bank.transactions)
+        self.working = unpack_bank(saved.working)
+        for stored in self.working.transactions:
+            self._statuses[stored.signature] = stored
+        self._blockhashes = OrderedDict(saved.blockhashes)
+        self._slot_hashes.extend((slot, Hash.from_string(text)) for slot, text in saved.slot_hashes)
+        for name in _SAVED_NUMBERS:
+            setattr(self, name, saved.numbers[name])
+        self._load_programs(skip_known=True)
+        self.machine.set_clock(self.working.slot, self.working.unix_s, self.working.slot // SLOTS_PER_EPOCH)
+        self.machine.set_slot_hashes(list(reversed(self._slot_hashes)))
+
+    def _index(self, bank: Bank) -> None:
+        for stored in bank.transactions:
+            self._statuses[stored.signature] = stored
+            for key in stored.mentions:
+                self._by_address.setdefault(key, []).append(stored)
+
+    def _load_programs(self, *, skip_known: bool) -> None:
+        for text, source in self.config.programs.items():
+            program = Pubkey.from_string(text)
+            if skip_known and self.machine.account(program) is not None:
+                continue
+            elf = source if isinstance(source, bytes) else source.read_bytes()
+            for address, account in self.machine.add_program(program, elf).items():
+                self._own(address, None, account)
 
     def _place(self, address: Pubkey, account: Account | None) -> None:
         before = self.machine.account(address)
@@ -418,12 +493,12 @@ class Chain:
         digest = hashlib.sha256(bank.previous_blockhash.encode() + self._seed + bank.slot.to_bytes(8, "little"))
         for stored in bank.transactions:
             digest.update(stored.signature.encode())
-            for key in stored.mentions:
-                self._by_address.setdefault(key, []).append(stored)
+        self._index(bank)
         bank.blockhash = str(Hash.from_bytes(digest.digest()))
         bank.frozen = True
         self._stored_count += len(bank.transactions)
         self._append_bank(bank)
+        self._forget_undoing()
         self.happenings.append(Moved(Commitment.PROCESSED, (bank,)))
         if confirm:
             self.confirm()
@@ -447,6 +522,13 @@ class Chain:
             self._last_confirmed_notified = slot
         else:
             self._last_finalized_notified = slot
+
+    def _forget_undoing(self) -> None:
+        """What could undo a block, and the log lines that wait for its notifications, are of no use once nobody reads that far back."""
+        old = len(self._banks) - self.config.finalized_lag_slots - OLD_READS_SLOTS_MAX - 2
+        if old >= 0:
+            bank = self._banks[old]
+            bank.journal, bank.collector = {}, []
 
     def _prune(self) -> None:
         config = self.config

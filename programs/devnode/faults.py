@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from programs.errors import UserError
 
@@ -212,6 +213,19 @@ class FaultEngine:
             return False
         self.counts[name] += 1
         return True
+
+    def save(self) -> dict[str, Any]:
+        """Dice and counters as plain values; what is switched on is not part of it."""
+        dice = {name: [state[0], list(state[1]), state[2]] for name, d in self._dice.items() if (state := d.getstate())}
+        return {"seed": self._seed, "dice": dice, "counts": dict(self.counts), "chosen": sorted(self._chosen)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """The other way: from here on the dice fall as they would have fallen."""
+        self._seed = saved["seed"]
+        for name, (version, numbers, gauss) in saved["dice"].items():
+            self.dice(name).setstate((version, tuple(numbers), gauss))
+        self.counts = Counter(saved["counts"])
+        self._chosen = set(saved["chosen"])
 
     def hide(self, signature: str) -> None:
         """Hide one signature by name, whatever the rate of hidden-signatures is."""

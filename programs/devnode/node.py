@@ -7,11 +7,13 @@ import base64
 import binascii
 import contextlib
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from solders.account import Account
 
+from programs.devnode import snapshot
 from programs.devnode.chain import Chain
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.errors import RpcError, invalid_params
@@ -39,7 +41,10 @@ class DevNode:
         self._genesis_unix_s = self.config.genesis_unix_s
         # Seconds, the spread that they were drawn from, and the slot at which they were.
         self._skew: tuple[int, float, int] | None = None
-        self.chain = Chain(self.config, self._unix_s(0))
+        saved = None if self.config.restore is None else snapshot.read(self.config.restore)
+        if saved is not None:
+            self.faults.restore(saved.faults)
+        self.chain = Chain(self.config, self._unix_s(0), saved)
         self.rpc = RpcService(self.chain, self.faults)
         self.pubsub = PubSub(self.chain, self.rpc, self.faults)
         self.sockets = SocketEdge(self.pubsub, self.config.ws_queue_items_max)
@@ -83,6 +88,8 @@ class DevNode:
         rpc_port = self._http.sockets[0].getsockname()[1]
         self.rpc_url = f"http://{config.host}:{rpc_port}"
         self.ws_url = f"ws://{config.host}:{ws_port}"
+        # What happened before anybody could subscribe is told to nobody.
+        self.chain.happenings.clear()
         if config.slot_ms > 0:
             self._clock = asyncio.create_task(self._run_clock(), name="devnode clock")
 
@@ -130,6 +137,9 @@ class DevNode:
 
     async def _run_clock(self) -> None:
         loop = asyncio.get_running_loop()
+        while self.config.as_fast_as_possible:
+            self._tick(delay_confirm=False)
+            await asyncio.sleep(0)
         slot_s = self.config.slot_ms / 1_000
         due = loop.time() + slot_s
         while True:
@@ -196,6 +206,11 @@ class DevNode:
         self._publish()
         return dead
 
+    def save(self, path: Path) -> int:
+        """Write the whole chain to a file, which `DevNodeConfig.restore` takes; its size in bytes. UserError when it cannot be written."""
+        self._finish_confirm()
+        return snapshot.write(path, self.chain.save(self.faults.save()))
+
     # --- control ---------------------------------------------------------------------------------------------------
 
     def _add_control(self) -> None:
@@ -209,6 +224,7 @@ class DevNode:
             devnode_fork=self._control_fork,
             devnode_setAccount=self._control_set_account,
             devnode_dropSockets=self._control_drop_sockets,
+            devnode_saveSnapshot=self._control_save,
         )
 
     def _control_set_fault(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
@@ -232,6 +248,16 @@ class DevNode:
         clients = self.sockets.clients
         self.sockets.drop_all()
         return clients
+
+    def _control_save(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        # The place is the operator's choice: whoever may call the node must not be able to name a file.
+        if self.config.snapshot is None:
+            raise invalid_params("no place for a snapshot: start the node with --snapshot FILE")
+        try:
+            size = self.save(self.config.snapshot)
+        except UserError as error:
+            raise RpcError(-32603, str(error)) from None
+        return {"slot": self.chain.tip.slot, "bytes": size}
 
     def _control_advance(self, ctx: Context, params: list[Any]) -> int:
         slots = unsigned(params[0]) if params else 1

@@ -22,7 +22,7 @@ from solders.transaction import VersionedTransaction
 
 from programs.base58 import encode as base58_encode
 from programs.devnode import ledger
-from programs.devnode.chain import Chain, Commitment, fee_of, return_data_json
+from programs.devnode.chain import OLD_READS_SLOTS_MAX, Chain, Commitment, fee_of, return_data_json
 from programs.devnode.config import SLOTS_PER_EPOCH, TRANSACTION_BYTES_MAX
 from programs.devnode.errors import (
     PARSE_ERROR,
@@ -334,7 +334,8 @@ class RpcService:
             raise method_not_found()
         lag = 0
         if method in METHODS and method != "sendTransaction" and self.faults.strikes("balancer"):
-            lag = self.faults.dice("balancer").randint(1, max(1, int(self.faults.param("balancer", "slots"))))
+            slots = min(OLD_READS_SLOTS_MAX, max(1, int(self.faults.param("balancer", "slots"))))
+            lag = self.faults.dice("balancer").randint(1, slots)
         try:
             return handler(Context(self, self.chain, self.faults, lag), params)
         except RpcError:

@@ -273,20 +273,22 @@ class Stage:
 
         def check() -> Any:
             with database.connect(self.dsn) as connection:
-                letters = connection.execute("SELECT count(*) FROM ledger.dead_letters").fetchone()
+                letters = connection.execute(
+                    "SELECT count(*) FROM ledger.dead_letters WHERE resolved_at IS NULL"
+                ).fetchone()
                 return verify(connection), letters
 
         verified, letters = await asyncio.to_thread(check)
         phase.wrong += [f"verify: {line}" for line in verified.differences]
         if letters != (0,):
-            phase.wrong.append(f"dead letters: {letters}")
+            phase.wrong.append(f"open dead letters: {letters}")
         phase.seconds = time.monotonic() - started
         return phase
 
 
 async def _get_health(url: str) -> None:
     # Whatever else is broken may break this call; the loop makes another one.
-    async with httpx.AsyncClient(timeout=2) as http:
+    async with httpx.AsyncClient(timeout=2, verify=False) as http:
         with contextlib.suppress(httpx.HTTPError):
             await http.post(url, json={"jsonrpc": "2.0", "id": 1, "method": "getHealth"})
 
