@@ -88,7 +88,7 @@ def played(seed: int, slots: int) -> dict[str, Any]:
             await act(one, story, slots)
             return picture(one)
 
-    return asyncio.run(asyncio.wait_for(play(), 60))
+    return asyncio.run(asyncio.wait_for(play(), 300))
 
 
 def test_the_same_seed_and_commands_make_the_same_chain_and_another_seed_another() -> None:
@@ -133,7 +133,7 @@ def test_a_restored_node_goes_on_as_the_saved_one(tmp_path: Path) -> None:
                 assert picture(restored) == picture(saved)
             assert len(picture(saved)["accounts"]) > 5
 
-    asyncio.run(asyncio.wait_for(play(), 60))
+    asyncio.run(asyncio.wait_for(play(), 300))
 
 
 def test_a_fork_after_the_restart_undoes_what_was_saved(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_fork_after_the_restart_undoes_what_was_saved(tmp_path: Path) -> None:
             restored.fork(1)
             assert ask(restored, "getBalance", str(to), level)["value"] == 0
 
-    asyncio.run(asyncio.wait_for(play(), 60))
+    asyncio.run(asyncio.wait_for(play(), 300))
 
 
 def test_the_control_method_writes_only_where_the_operator_said(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_old_history_is_pruned_as_a_real_node_prunes_it() -> None:
             # What history did to the accounts stays.
             assert ask(one, "getBalance", str(to), CONFIRMED)["value"] == 2_000_000
 
-    asyncio.run(asyncio.wait_for(play(), 60))
+    asyncio.run(asyncio.wait_for(play(), 300))
 
 
 def test_memory_is_bounded_by_the_two_limits_whatever_lands() -> None:

@@ -32,7 +32,7 @@ LEVELS = ("processed", "confirmed", "finalized")
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(body(), 300))  # type: ignore[arg-type]
 
 
 async def rpc(node: DevNode, method: str, *params: Any) -> Any:
