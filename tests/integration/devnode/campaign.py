@@ -84,7 +84,7 @@ ALONE: dict[str, str] = {
     "clock-skew": "3",
     "skipped-slots": "0.3,slots=2",
     "forks": "0.15,depth=3",
-    "pruned-history": "0.3,slots=700",
+    "pruned-history": "0.3,slots=1200",
 }
 assert set(ALONE) == set(KINDS), set(KINDS) ^ set(ALONE)
 
