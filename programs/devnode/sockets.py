@@ -32,6 +32,14 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+def _is_text(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class SocketEdge:
     """All WebSocket clients of a node."""
 
@@ -74,6 +82,9 @@ class SocketEdge:
                 if len(frame) > FRAME_BYTES_MAX:
                     connection.transport.abort()
                     return
+                if isinstance(frame, bytes) and not _is_text(frame):
+                    connection.transport.abort()
+                    return
                 reply, due = self._pubsub.answer(number, frame)
                 if reply:
                     await connection.send(reply.decode())
@@ -102,7 +113,8 @@ class SocketEdge:
 
     def _burst(self, number: int, frames: list[bytes]) -> None:
         client = self._clients.get(number)
-        if client is None or number in self._deaf or client.transport.is_closing() or client.state is not State.OPEN:
+        # A client that said goodbye may linger: its transport takes nothing any more, though it is open.
+        if client is None or number in self._deaf or client.state is not State.OPEN or client.transport.is_closing():
             return
         if len(frames) > self._queue_items_max or client.transport.get_write_buffer_size() > _BACKLOG_BYTES_MAX:
             self.lagging_dropped += 1
