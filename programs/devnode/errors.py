@@ -73,6 +73,11 @@ def node_unhealthy(slots_behind: int) -> RpcError:
     return RpcError(-32005, f"Node is behind by {slots_behind} slots", {"numSlotsBehind": slots_behind})
 
 
+def no_snapshot() -> RpcError:
+    """-32008: the node has made no snapshot."""
+    return RpcError(-32008, "No snapshot")
+
+
 def unsupported_version(version: int) -> RpcError:
     """-32015: the client did not say that it can read this transaction version."""
     return RpcError(

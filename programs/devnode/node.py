@@ -20,8 +20,9 @@ from programs.devnode.errors import RpcError, invalid_params
 from programs.devnode.faults import FaultEngine
 from programs.devnode.http import HttpConnection
 from programs.devnode.ledger import Bank
+from programs.devnode.params import unsigned
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at, unsigned
+from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at
 from programs.devnode.sockets import SocketEdge
 from programs.errors import UserError
 
