@@ -233,10 +233,6 @@ _ACCOUNT: dict[str, Reader] = {
 }
 
 
-def _memcmp_offset(value: Any) -> int:
-    return usize(value)
-
-
 def _memcmp_bytes(value: Any) -> Any:
     is_bytes = isinstance(value, list) and all(
         isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 256 for item in value
@@ -249,7 +245,7 @@ def _memcmp_bytes(value: Any) -> Any:
 _MEMCMP = Struct(
     "Memcmp",
     {
-        "offset": _memcmp_offset,
+        "offset": usize,
         "bytes": _memcmp_bytes,
         "encoding": optional(one_of("base58", "base64", "bytes")),
     },

@@ -79,6 +79,10 @@ class Socket:
             return message
         raise AssertionError(f"{method}: no reply")
 
+    def is_alive(self) -> bool:
+        """Whether a ping is answered."""
+        return self._connection.ping().wait(5.0)
+
     def subscribe(self, method: str, *params: Any) -> int:
         """A subscription's id."""
         reply = self.reply(method, *params)
@@ -290,7 +294,8 @@ def _scenario(body: Scenario) -> Scenario:
     return body
 
 
-def _spoken(world: World, *instructions: Any, signers: tuple[Keypair, ...] = ()) -> VersionedTransaction:
+def spoken(world: World, *instructions: Any, signers: tuple[Keypair, ...] = ()) -> VersionedTransaction:
+    """A transaction that the speaker pays for."""
     return world.sign(*instructions, signers=signers, payer=world.speaker)
 
 
@@ -301,22 +306,22 @@ def _note(world: World, note: Any) -> Any:
     return world.normal(note)
 
 
-def _words(world: World) -> Any:
+def words(world: World) -> Any:
     """A memo that nobody wrote before."""
-    world._made += 1
-    return memo(f"spoken {world._made:06d}")
+    world.made += 1
+    return memo(f"spoken {world.made:06d}")
 
 
 def _blank(value: Any, world: World) -> Any:
     """The same with this memo's number left out."""
-    return json.loads(json.dumps(value).replace(f"spoken {world._made:06d}", "spoken"))
+    return json.loads(json.dumps(value).replace(f"spoken {world.made:06d}", "spoken"))
 
 
 @_scenario
 def logs_of_a_mentioned_address(world: World) -> Any:
     with socket(world) as client:
         client.subscribe("logsSubscribe", {"mentions": [str(world.speaker.pubkey())]}, {"commitment": "confirmed"})
-        signature = world.post(_spoken(world, _words(world)))
+        signature = world.post(spoken(world, words(world)))
         return _blank(_note(world, client.about(signature)), world)
 
 
@@ -324,7 +329,7 @@ def logs_of_a_mentioned_address(world: World) -> Any:
 def logs_of_a_failed_transaction(world: World) -> Any:
     with socket(world) as client:
         client.subscribe("logsSubscribe", "all", {"commitment": "processed"})
-        transaction = _spoken(world, _words(world), send(world.speaker.pubkey(), world.nobody, 10**6 * SOL))
+        transaction = spoken(world, words(world), send(world.speaker.pubkey(), world.nobody, 10**6 * SOL))
         return _blank(_note(world, client.about(world.post(transaction))), world)
 
 
@@ -332,14 +337,14 @@ def logs_of_a_failed_transaction(world: World) -> Any:
 def logs_of_another_address_are_not_heard(world: World) -> Any:
     with socket(world) as client:
         client.subscribe("logsSubscribe", {"mentions": [str(keypair("silent").pubkey())]}, {"commitment": "confirmed"})
-        world.landed(world.post(_spoken(world, _words(world))))
+        world.landed(world.post(spoken(world, words(world))))
         return client.notification(_QUIET_SECONDS)
 
 
 @_scenario
 def a_simulation_is_heard_as_if_it_had_landed(world: World) -> Any:
     """SOLANA's forgery: other contents under the signature of a transaction that landed, with nobody's consent."""
-    true = _spoken(world, memo("vote A"), _words(world))
+    true = spoken(world, memo("vote A"), words(world))
     signature = world.post(true)
     world.landed(signature)
     false = Message.new_with_blockhash([memo("vote B")], world.speaker.pubkey(), Hash.default())
@@ -362,7 +367,7 @@ def a_simulation_is_heard_as_if_it_had_landed(world: World) -> Any:
 def a_preflight_is_heard_beside_the_landing(world: World) -> Any:
     with socket(world) as client:
         client.subscribe("logsSubscribe", {"mentions": [str(world.speaker.pubkey())]}, {"commitment": "finalized"})
-        signature = world.post(_spoken(world, _words(world)), preflight=True)
+        signature = world.post(spoken(world, words(world)), preflight=True)
         notes = [client.about(signature), client.about(signature)]
         return {"slots differ": len({note["params"]["result"]["context"]["slot"] for note in notes}) == 2}
 
@@ -375,10 +380,10 @@ def an_account_that_changes(world: World) -> Any:
         with socket(world) as client:
             options = {"encoding": encoding, "commitment": "confirmed"}
             client.subscribe("accountSubscribe", str(target.pubkey()), options)
-            world.landed(world.post(_spoken(world, send(world.speaker.pubkey(), target.pubkey(), 10**7))))
+            world.landed(world.post(spoken(world, send(world.speaker.pubkey(), target.pubkey(), 10**7))))
             opened = _note(world, client.notification())
             world.landed(
-                world.post(_spoken(world, send(target.pubkey(), world.speaker.pubkey(), 10**7), signers=(target,)))
+                world.post(spoken(world, send(target.pubkey(), world.speaker.pubkey(), 10**7), signers=(target,)))
             )
             seen.append([opened, _note(world, client.notification())])
     return seen
@@ -393,10 +398,10 @@ def an_account_that_is_too_long_for_base58(world: World) -> Any:
 
 
 def _update(world: World) -> VersionedTransaction:
-    world._made += 1
-    settings = Settings("Fidelity", f"Changed {world._made:06d}")
+    world.made += 1
+    settings = Settings("Fidelity", f"Changed {world.made:06d}")
     change = voting.update_community(world.payer.pubkey(), world.community, settings)
-    return _spoken(world, change, signers=(world.payer,))
+    return spoken(world, change, signers=(world.payer,))
 
 
 @_scenario
@@ -429,7 +434,7 @@ def a_signature_that_lands(world: World) -> Any:
     seen = []
     for commitment in ("processed", "confirmed", "finalized"):
         with socket(world) as client:
-            transaction = _spoken(world, _words(world))
+            transaction = spoken(world, words(world))
             signature = str(transaction.signatures[0])
             number = client.subscribe("signatureSubscribe", signature, {"commitment": commitment})
             world.post(transaction)
@@ -444,7 +449,7 @@ def a_signature_that_landed_before(world: World) -> Any:
         seen = []
         for wrong in (0, 10**6 * SOL):
             signature = world.post(
-                _spoken(world, _words(world), send(world.speaker.pubkey(), world.friend.pubkey(), wrong))
+                spoken(world, words(world), send(world.speaker.pubkey(), world.friend.pubkey(), wrong))
             )
             world.landed(signature)
             client.subscribe("signatureSubscribe", signature, {"commitment": "confirmed"})
@@ -455,7 +460,7 @@ def a_signature_that_landed_before(world: World) -> Any:
 @_scenario
 def a_signature_that_is_received(world: World) -> Any:
     with socket(world) as client:
-        transaction = _spoken(world, _words(world))
+        transaction = spoken(world, words(world))
         options = {"commitment": "confirmed", "enableReceivedNotification": True}
         client.subscribe("signatureSubscribe", str(transaction.signatures[0]), options)
         world.post(transaction)
@@ -537,4 +542,4 @@ def bytes_that_are_no_text(world: World) -> Any:
 @_scenario
 def a_ping_is_answered(world: World) -> Any:
     with socket(world) as client:
-        return client._connection.ping().wait(5.0)
+        return client.is_alive()

@@ -65,7 +65,7 @@ def _still_works(world: World) -> None:
     assert world.node.call("getHealth") == "ok"
     with subscriptions.socket(world) as client:
         client.subscribe("logsSubscribe", {"mentions": [str(world.speaker.pubkey())]}, {"commitment": "confirmed"})
-        signature = world.post(subscriptions._spoken(world, subscriptions._words(world)), preflight=True)
+        signature = world.post(subscriptions.spoken(world, subscriptions.words(world)), preflight=True)
         assert isinstance(client.about(signature), dict)
     assert world.node.uncaught == []
 
