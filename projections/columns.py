@@ -1,0 +1,117 @@
+"""What a column accepts, told from its type: so that a value is refused where the handler gives it, not where a batch is written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+_NONE = type(None)
+_JSON = frozenset({dict, list, str, int, float, bool})
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """The types that a column takes, exactly these; `refuses` looks at the value of one of them. `plain_text`: any str will do."""
+
+    name: str
+    kinds: frozenset[type] | _Anything
+    refuses: Callable[[Any], bool]
+    wants: str
+    plain_text: bool = False
+
+
+class _Anything:
+    """The types of a column that this module does not know: the database decides."""
+
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+def _nothing(value: Any) -> bool:
+    return False
+
+
+def accepts(column: sa.Column[Any]) -> Accepts:
+    """What may be put into the column."""
+    kinds, refuses, wants = _of(column.type)
+    nullable = bool(column.nullable) and not column.primary_key
+    if isinstance(kinds, frozenset) and nullable:
+        inner = refuses
+        # None passes by its type; what looks at values must let it through.
+        refuses = inner if inner is _nothing else (lambda value: value is not None and inner(value))
+        kinds = kinds | {_NONE}
+        wants += " or None"
+    plain = isinstance(kinds, frozenset) and kinds - {_NONE} == {str} and refuses is _nothing
+    return Accepts(column.name, kinds, refuses, wants, plain)
+
+
+def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], str]:
+    if isinstance(kind, sa.ARRAY):
+        return _array(kind)
+    if isinstance(kind, sa.Enum):
+        return _Anything(), _nothing, "a value of the enum"
+    if isinstance(kind, sa.String):
+        longest = kind.length
+        if longest is None:
+            return frozenset({str}), _nothing, "a str"
+        return frozenset({str}), lambda value: len(value) > longest, f"a str of at most {longest} characters"
+    if isinstance(kind, sa.Integer):
+        bits = 15 if isinstance(kind, sa.SmallInteger) else 63 if isinstance(kind, sa.BigInteger) else 31
+        low, high = -(1 << bits), (1 << bits) - 1
+        return (
+            frozenset({int}),
+            lambda value: not low <= value <= high,
+            f"an int from {low} to {high} (a wider column is sa.Numeric(20, 0))",
+        )
+    if isinstance(kind, sa.Float):
+        return frozenset({float, int}), _nothing, "a float"
+    if isinstance(kind, sa.Numeric):
+        return _numeric(kind)
+    simple: list[tuple[type[Any], type, str]] = [
+        (sa.Boolean, bool, "a bool"),
+        (sa.LargeBinary, bytes, "bytes"),
+        (sa.Uuid, uuid.UUID, "a UUID"),
+        (sa.Date, date, "a date"),
+        (sa.Time, time, "a time"),
+        (sa.Interval, timedelta, "a timedelta"),
+    ]
+    if isinstance(kind, sa.DateTime):
+        # A time without a zone would be read in the session's.
+        zoned = kind.timezone
+        return (
+            frozenset({datetime}),
+            lambda value: (value.tzinfo is not None) != zoned,
+            "a datetime, as moment(…) makes it" if zoned else "a datetime without a zone",
+        )
+    if isinstance(kind, sa.JSON):
+        return _JSON, _nothing, "a dict, list, str, number or bool"
+    for of, python, wants in simple:
+        if isinstance(kind, of):
+            return frozenset({python}), _nothing, wants
+    return _Anything(), _nothing, f"a value of {kind}"
+
+
+def _numeric(kind: sa.Numeric[Any]) -> tuple[frozenset[type], Callable[[Any], bool], str]:
+    if kind.precision is None:
+        return frozenset({int, Decimal, float}), _nothing, "a number"
+    bound = 10 ** (kind.precision - (kind.scale or 0))
+    kinds: frozenset[type] = frozenset({int, Decimal}) if kind.scale else frozenset({int})
+    return kinds, lambda value: not -bound < value < bound, f"a number of at most {len(str(bound)) - 1} digits"
+
+
+def _array(kind: sa.ARRAY[Any]) -> tuple[frozenset[type], Callable[[Any], bool], str]:
+    kinds, refuses, wants = _of(kind.item_type)
+
+    def wrong(value: Any) -> bool:
+        return any(
+            (item.__class__ not in kinds or refuses(item)) and item is not None and item.__class__ is not list
+            for item in value
+        )
+
+    return frozenset({list}), wrong, f"a list, each {wants}"
