@@ -17,13 +17,20 @@ _JSON = frozenset({dict, list, str, int, float, bool})
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """The types that a column takes, exactly these; `refuses` looks at the value of one of them. `plain_text`: any str will do."""
+    """The types that a column takes, exactly these; `refuses` looks at the value of one of them, where `looks` says so.
+
+    plain_text: any str will do. low, high: bounds of an int. nested: a list or dict may hold text.
+    """
 
     name: str
     kinds: frozenset[type] | _Anything
     refuses: Callable[[Any], bool]
     wants: str
     plain_text: bool = False
+    low: int = 0
+    high: int = -1
+    looks: bool = True
+    nested: bool = True
 
 
 class _Anything:
@@ -47,8 +54,16 @@ def accepts(column: sa.Column[Any]) -> Accepts:
         refuses = inner if inner is _nothing else (lambda value: value is not None and inner(value))
         kinds = kinds | {_NONE}
         wants += " or None"
+    kind = column.type
     plain = isinstance(kinds, frozenset) and kinds - {_NONE} == {str} and refuses is _nothing
-    return Accepts(column.name, kinds, refuses, wants, plain)
+    nested = isinstance(kind, sa.JSON) or (isinstance(kind, sa.ARRAY) and not isinstance(kind.item_type, sa.Integer))
+    low, high = _range(kind) if isinstance(kind, sa.Integer) else (0, -1)
+    return Accepts(column.name, kinds, refuses, wants, plain, low, high, refuses is not _nothing, nested)
+
+
+def _range(kind: sa.Integer) -> tuple[int, int]:
+    bits = 15 if isinstance(kind, sa.SmallInteger) else 63 if isinstance(kind, sa.BigInteger) else 31
+    return -(1 << bits), (1 << bits) - 1
 
 
 def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], str]:
@@ -62,8 +77,7 @@ def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], 
             return frozenset({str}), _nothing, "a str"
         return frozenset({str}), lambda value: len(value) > longest, f"a str of at most {longest} characters"
     if isinstance(kind, sa.Integer):
-        bits = 15 if isinstance(kind, sa.SmallInteger) else 63 if isinstance(kind, sa.BigInteger) else 31
-        low, high = -(1 << bits), (1 << bits) - 1
+        low, high = _range(kind)
         return (
             frozenset({int}),
             lambda value: not low <= value <= high,
@@ -110,8 +124,17 @@ def _array(kind: sa.ARRAY[Any]) -> tuple[frozenset[type], Callable[[Any], bool],
 
     def wrong(value: Any) -> bool:
         return any(
-            (item.__class__ not in kinds or refuses(item)) and item is not None and item.__class__ is not list
+            item is not None and item.__class__ is not list and (item.__class__ not in kinds or refuses(item))
             for item in value
         )
 
+    def wrong_numbers(value: Any) -> bool:
+        for item in value:
+            if item.__class__ is not int or not low <= item <= high:
+                return wrong(value)
+        return False
+
+    if isinstance(kind.item_type, sa.Integer):
+        low, high = _range(kind.item_type)
+        return frozenset({list}), wrong_numbers, f"a list, each {wants}"
     return frozenset({list}), wrong, f"a list, each {wants}"

@@ -109,6 +109,14 @@ class _Wanted:
 
     def key(self, event: Event) -> Key | None:
         """The key; None when the event leaves the field empty. ProjectionError when there is no such field or it is no key."""
+        if len(self.paths) == 1 and self.columns[0].plain_text:
+            # What most keys are: an address.
+            try:
+                text = self.getters[0](event.data)
+            except (KeyError, TypeError):
+                text = None
+            if text.__class__ is str:
+                return (text,)
         values = []
         for path, getter, column in zip(self.paths, self.getters, self.columns, strict=True):
             try:
@@ -262,7 +270,7 @@ def _wanted(event: str, table: sa.Table, fields: str) -> _Wanted:
 
 
 def _check_table(table: sa.Table) -> None:
-    for constraint in table.constraints:
+    for constraint in [*table.constraints, *(each for column in table.columns for each in column.constraints)]:
         if not isinstance(constraint, sa.PrimaryKeyConstraint):
             raise ProjectionError(
                 f"table {table.name}: a {type(constraint).__name__} is checked by the database for a whole batch; leave it out and "
@@ -298,13 +306,14 @@ class _Now:
 class TableRows:
     """One table's rows by key, as far as they were loaded. Values are replaced, never changed in place."""
 
-    __slots__ = ("_columns", "_empty", "_held", "_key", "_name", "_now", "_required")
+    __slots__ = ("_columns", "_empty", "_held", "_key", "_keys", "_name", "_now", "_required")
 
     def __init__(self, table: sa.Table, held: dict[Key, Row | None], now: _Now) -> None:
         self._name = table.name
         self._columns = {c.name: accepts(c) for c in table.c}
         self._empty = {c.name: _empty(c) for c in table.c}
         self._key = tuple(c.name for c in table.primary_key.columns)
+        self._keys = frozenset(self._key)
         self._required = {
             c.name for c in table.c if not c.nullable and c.name not in self._key and self._empty[c.name] is None
         }
@@ -380,11 +389,14 @@ class TableRows:
                 # An event's data is clean already; text that a handler made itself can hold one.
                 if "\x00" in value:
                     values[name] = value.replace("\x00", "\ufffd")
-                continue
-            if kind not in column.kinds or column.refuses(value):
+            elif kind is int and column.low <= value <= column.high:
+                pass
+            elif kind not in column.kinds or (column.looks and column.refuses(value)):
                 raise ProjectionError(f"{self._name}.{name}: {_shown(value)} does not fit; give {column.wants}")
-            if kind is dict or kind is list:
+            elif column.nested and (kind is list or kind is dict or kind is str):
                 values[name] = clean(value)
+        if self._keys.isdisjoint(values):
+            return
         for name, part in zip(self._key, key, strict=True):
             if name in values and values[name] != part:
                 raise ProjectionError(
