@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -84,7 +84,7 @@ def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], 
             f"an int from {low} to {high} (a wider column is sa.Numeric(20, 0))",
         )
     if isinstance(kind, sa.Float):
-        return frozenset({float, int}), _nothing, "a float"
+        return frozenset({float}), _nothing, "a float"
     if isinstance(kind, sa.Numeric):
         return _numeric(kind)
     simple: list[tuple[type[Any], type, str]] = [
@@ -96,13 +96,14 @@ def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], 
         (sa.Interval, timedelta, "a timedelta"),
     ]
     if isinstance(kind, sa.DateTime):
-        # A time without a zone would be read in the session's.
-        zoned = kind.timezone
-        return (
-            frozenset({datetime}),
-            lambda value: (value.tzinfo is not None) != zoned,
-            "a datetime, as moment(…) makes it" if zoned else "a datetime without a zone",
-        )
+        if kind.timezone:
+            # The database gives every time back in UTC; another zone would read differently before and after.
+            return (
+                frozenset({datetime}),
+                lambda value: value.tzinfo is not UTC and (value.tzinfo is None or value.utcoffset() != timedelta()),
+                "a datetime in UTC, as moment(…) makes it",
+            )
+        return frozenset({datetime}), lambda value: value.tzinfo is not None, "a datetime without a zone"
     if isinstance(kind, sa.JSON):
         return _JSON, _nothing, "a dict, list, str, number or bool"
     for of, python, wants in simple:
@@ -112,11 +113,47 @@ def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], 
 
 
 def _numeric(kind: sa.Numeric[Any]) -> tuple[frozenset[type], Callable[[Any], bool], str]:
+    # The type that comes back from the database: a handler must find the same in a row that it made and in one that was loaded.
     if kind.precision is None:
-        return frozenset({int, Decimal, float}), _nothing, "a number"
-    bound = 10 ** (kind.precision - (kind.scale or 0))
-    kinds: frozenset[type] = frozenset({int, Decimal}) if kind.scale else frozenset({int})
-    return kinds, lambda value: not -bound < value < bound, f"a number of at most {len(str(bound)) - 1} digits"
+        return frozenset({Decimal}), _nothing, "a Decimal"
+    scale = kind.scale or 0
+    bound = 10 ** (kind.precision - scale)
+    if is_whole(kind):
+        return frozenset({int}), lambda value: not -bound < value < bound, f"an int of at most {kind.precision} digits"
+
+    def wrong(value: Any) -> bool:
+        return not value.is_finite() or not -bound < value < bound or value != round(value, scale)
+
+    return (
+        frozenset({Decimal}),
+        wrong,
+        f"a Decimal of at most {kind.precision} digits, {scale} of them behind the point",
+    )
+
+
+def is_whole(kind: Any) -> bool:
+    """Whether the column is a Numeric of whole numbers, which rows have as int."""
+    return (
+        isinstance(kind, sa.Numeric)
+        and not isinstance(kind, sa.Float)
+        and kind.precision is not None
+        and not kind.scale
+    )
+
+
+def as_put(kind: Any) -> Callable[[Any], Any] | None:
+    """From a value as the driver gives it to the value as a handler put it; None where they are the same."""
+    if is_whole(kind):
+        return lambda value: None if value is None else int(value)
+    if isinstance(kind, sa.ARRAY) and is_whole(kind.item_type):
+        return _whole
+    return None
+
+
+def _whole(value: Any) -> Any:
+    if value.__class__ is list:
+        return [_whole(item) for item in value]
+    return None if value is None else int(value)
 
 
 def _array(kind: sa.ARRAY[Any]) -> tuple[frozenset[type], Callable[[Any], bool], str]:

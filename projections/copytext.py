@@ -122,6 +122,7 @@ def _formatter(kind: Any) -> Callable[[Any], str]:
         (sa.String, _text),
         (sa.Integer, _number),
         (sa.Numeric, _number),
+        (sa.Float, _number),
         (sa.Boolean, _flag),
         (sa.DateTime, _time),
         (sa.JSON, _json),
@@ -144,7 +145,7 @@ def line(columns: Sequence[tuple[str, Any]]) -> Callable[[_Row], str]:
 def json_rows(columns: Sequence[tuple[str, Any]]) -> Callable[[Sequence[_Row]], str]:
     """A function from rows to a JSON array that `jsonb_to_recordset` reads back with the columns' types."""
     # What JSON cannot say, the server reads from a string: floats that are not finite, bytes.
-    odd = [name for name, kind in columns if isinstance(kind, sa.Numeric | sa.LargeBinary | sa.ARRAY)]
+    odd = [name for name, kind in columns if isinstance(kind, sa.Numeric | sa.Float | sa.LargeBinary | sa.ARRAY)]
 
     def make(rows: Sequence[_Row]) -> str:
         return _encode([_readable(row, odd) for row in rows] if odd else rows).decode()

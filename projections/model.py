@@ -282,6 +282,11 @@ def _check_table(table: sa.Table) -> None:
                 f"table {table.name}: index {index.name} is unique; make these columns the key instead"
             )
     for column in table.columns:
+        if isinstance(column.type, sa.REAL | sa.CHAR):
+            better = "sa.Float" if isinstance(column.type, sa.REAL) else "sa.Text"
+            raise ProjectionError(
+                f"table {table.name}: column {column.name}: a {column.type} comes back as another value than was put; use {better}"
+            )
         if column.server_default is not None or column.computed is not None or column.identity is not None:
             raise ProjectionError(
                 f"table {table.name}: column {column.name} is filled by the database; give default=<a value> or let the handler put it"

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from projections import copytext
+from projections.columns import as_put
 from projections.model import PROVENANCE, Key, Projection, Row
 
 # About 2 kB each in memory, so 40 MB: two copies fit beside everything else in what a rebuild may take.
@@ -85,6 +86,7 @@ class _Sql:
             f"UPDATE {self.name} t SET {changed} FROM jsonb_to_recordset(%s::jsonb) AS s({typed}) WHERE {same}"
         )
         self.delete = query(f"DELETE FROM {self.name} t USING unnest({wanted}) AS s({keys}) WHERE {same}")
+        self.loaded = [(c.name, convert) for c in made.c if (convert := as_put(c.type)) is not None]
         self.line = copytext.line([(c.name, c.type) for c in made.c])
         self.json = copytext.json_rows([(c.name, c.type) for c in made.c])
 
@@ -170,8 +172,11 @@ class Store:
         lists = [list(column) for column in zip(*missing, strict=True)]
         columns, width = statement.columns, statement.width
         for values in self._conn.execute(statement.select, lists):
-            key = tuple([values[i] for i in width])
-            held[key] = dict(zip(columns, values, strict=True))
+            row = dict(zip(columns, values, strict=True))
+            for name, convert in statement.loaded:
+                row[name] = convert(row[name])
+            key = tuple([row[columns[i]] for i in width])
+            held[key] = row
             stored.add(key)
 
     def touch(self, changed: Iterable[tuple[str, Key]]) -> None:

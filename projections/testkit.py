@@ -52,7 +52,7 @@ class Given:
             given = copy.deepcopy(event)
             before = copy.deepcopy(store.held)
             written: set[Any] = set()
-            store.touch = written.update  # type: ignore[method-assign]
+            store.touch = written.update  # type: ignore[method-assign, assignment]
             parked = fold(self._projection, store, [given], set())
             if parked:
                 raise AssertionError(f"{event.name} in slot {event.slot}: {parked[0].error}")

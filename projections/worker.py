@@ -122,6 +122,8 @@ class _Following:
             held = reads.retractions_after(conn, state.retraction_id)
             retractions = due(held, state.retraction_id, max(batch.last, state.position))
         if not batch.places and not retractions:
+            # Where it failed, somebody else went on.
+            self.failed = None
             return False
         started = time.monotonic()
         with metrics.BATCH_SECONDS.labels(projection=self.name).time(), conn.transaction():
