@@ -347,9 +347,11 @@ class Worker:
                     clean_litter(conn)
                     cleaned = time.monotonic()
                 moved = self._accounts.step(conn, self._tape)
+                started = time.monotonic()
                 self._observe(conn)
                 if not moved:
-                    time.sleep(min(self._poll_s, 0.05))
+                    # Looking costs more the more letters there are; it never takes more than a tenth of the time.
+                    time.sleep(max(min(self._poll_s, 0.05), 10 * (time.monotonic() - started)))
 
     def _rebuild(self, over: Callable[[], bool]) -> None:
         """Build anew what was made by another version, one after the other; everything else goes on meanwhile."""

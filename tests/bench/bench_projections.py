@@ -171,10 +171,9 @@ def fill(chain: Any, history: Any, votes: int) -> None:
                     "UPDATE ledger.checkpoints SET position = %s, slot = %s WHERE name = 'ledger'",
                     (last, made[-1].slot),
                 )
-                cursor.execute("UPDATE ledger.checkpoints SET slot = %s WHERE name LIKE 'ingest:%%'", (made[-1].slot,))
             position = last
         conn.execute("VACUUM ANALYZE ledger.transactions")
-    chain.sealed = 2 + (votes + _PER_SLOT - 1) // _PER_SLOT
+    chain.seal(slot_last=3 + votes // _PER_SLOT)
 
 
 @contextmanager
@@ -298,12 +297,14 @@ def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, sec
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    asyncio.run(seals())
-    deadline = time.monotonic() + 30
-    while first + count - 1 not in visible and time.monotonic() < deadline:
-        time.sleep(0.01)
-    over.set()
-    watcher.join()
+    try:
+        asyncio.run(seals())
+        deadline = time.monotonic() + 30
+        while first + count - 1 not in visible and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        over.set()
+        watcher.join()
     chain.sealed = first + count - 1
     return sorted((visible[slot] - at) * 1_000 for slot, at in sealed.items())
 
@@ -347,6 +348,7 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
         "rebuild_to_set_sql": set_based.seconds / rebuilt["seconds"],
         "rebuild_to_per_event_sql": votes / rebuilt["seconds"] / naive,
     }
+    print(json.dumps(found), file=sys.stderr)
     if seconds > 0:
         follower = Worker(dsn, (spec,))
         with _running(follower):
