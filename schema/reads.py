@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -26,6 +27,7 @@ _BYTES = "octet_length(t.wire) + coalesce(octet_length(t.logs), 0) + coalesce(oc
 _BATCHES_LOOKED_AT = 256
 # An empty list, packed: most transactions have no inner instructions.
 _NO_INNER = b"\x90"
+_texts = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 
 class LedgerRow(NamedTuple):
@@ -178,6 +180,14 @@ def analyze(conn: psycopg.Connection[Any]) -> None:
         conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier("ledger", name)))
 
 
+def _lines(stored: bytes) -> tuple[str, ...]:
+    try:
+        return _texts(stored)
+    except msgspec.ValidationError:
+        # A line that is no text is stored as bytes; one in millions.
+        return rows.decode_logs(stored)
+
+
 def _row(fields: Sequence[Any]) -> LedgerRow:
     (
         position,
@@ -203,7 +213,7 @@ def _row(fields: Sequence[Any]) -> LedgerRow:
         block_time,
         err,
         wire,
-        None if logs is None else rows.decode_logs(logs),
+        None if logs is None else _lines(logs),
         None if inner is None else () if inner == _NO_INNER else rows.decode_inner(inner),
         rows.split_loaded(loaded) if loaded else (),
         version,
