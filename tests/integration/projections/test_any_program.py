@@ -76,11 +76,9 @@ def follow(dsn: str, *specs: Any) -> None:
     bootstrap.ensure(dsn, specs)
     worker = Worker(dsn, specs)
     with database.connect(dsn) as conn:
-        worker._rebuild_stale(conn)
-        worker._reload(conn)
+        worker.rebuild_stale(conn)
         while worker.step(conn):
             pass
-        worker.step(conn)
 
 
 def rows(dsn: str, statement: Any, *values: Any) -> list[tuple[Any, ...]]:
