@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup check test unit integration bench demo lock clean
+.PHONY: help setup check test unit integration faults bench demo lock clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ unit: $(READY) ## the unit tests only
 
 integration: $(READY) ## the integration tests only
 	$(BIN)/pytest -q tests/integration
+
+SEEDS ?= 30
+FIRST ?= 1
+faults: $(READY) ## every fault alone and all together, tables against the model (SEEDS=30, FIRST=1)
+	@$(BIN)/python -m tests.integration.devnode.campaign --seeds $(SEEDS) --first $(FIRST) --json
 
 demo: $(READY) ## the whole thing moving on this machine (KEEP=1 stays up)
 	@$(BIN)/python -m indexer demo $(if $(KEEP),--keep)

@@ -27,7 +27,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from indexer import metrics
+from indexer import idls, metrics
 from indexer.accounts import AccountSampler
 from indexer.catchup import CatchUp, Handover, split
 from indexer.core.finality import Auditor
@@ -63,6 +63,7 @@ TRUSTING_ROUND_S = 0.85
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
 CLOSING_S = 1.0
 NO_SLOT = Slot(-1)
+_GIVE_IDL = "give the new IDL with the slot from which it holds, and start again; until then the old one is used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +309,7 @@ class Daemon:
                 loops["catch_up"] = catch_up.run
             if settings.account_updates:
                 loops["accounts"] = sampler.run
+            loops["upgrades"] = lambda: self._upgrades(prepared, rpc)
             if settings.reconcile_s and self.options.project:
                 loops["reconcile"] = lambda: self._reconciling(prepared)
             try:
@@ -558,6 +560,47 @@ class Daemon:
             metrics.RECONCILE_DIFFERENCES.set(len(report.differences))
             if report.differences:
                 log.error("tables_differ", differences=len(report.differences), remedy="run: indexer reconcile")
+
+    async def _upgrades(self, prepared: Prepared, rpc: RpcClient) -> None:
+        """Notice that a program was deployed anew or that its authors published another IDL. A new IDL is taken up where the settings say
+        "chain"; elsewhere a person has to give it.
+        """
+        watches = {p.name: idls.Watch(prepared.deployments.get(p.name)) for p in self.settings.watched}
+        while True:
+            for program in self.settings.watched:
+                watch = watches[program.name]
+                found = watch.notice(
+                    await idls.deployed(rpc, program.address), await idls.published(rpc, program.address)
+                )
+                if watch.deployment is not None:
+                    metrics.PROGRAM_DEPLOYED_SLOT.labels(program=program.name).set(watch.deployment)
+                if not found:
+                    continue
+                follows = any(each.path == idls.CHAIN for each in program.idls)
+                for what in found:
+                    metrics.PROGRAM_UPGRADES.labels(program=program.name, what=what).inc()
+                    log.warning(
+                        f"program_{what}",
+                        program=program.name,
+                        slot=watch.deployment,
+                        remedy="none: the IDL on the chain is followed" if follows else _GIVE_IDL,
+                    )
+                await self._renew(program.name, watch.deployment, reload=follows and "idl_changed" in found)
+            await asyncio.sleep(self.settings.upgrades_poll_s)
+
+    async def _renew(self, name: str, deployment: int | None, *, reload: bool) -> None:
+        """Note the deployment for the status; with `reload` read all IDLs again and project with them."""
+        if deployment is not None:
+            async with await aconnect(self.settings.need_database()) as connection:
+                await ledger_api.note_deployment(connection, name, deployment)
+        if not reload:
+            return
+        prepared = await prepare(self.settings, migrate=False)
+        if self._projector is not None:
+            # The old tables serve until those of the new version are built: the worker begins with that.
+            await asyncio.to_thread(self._projector.stop, self.settings.shutdown_s)
+            self._projector = ProjectorThread(self.settings, prepared)
+            self._projector.start()
 
     # ---- projecting ----
 

@@ -58,6 +58,14 @@ AUDIT_FORGED = Counter(
 RETRACTIONS = Counter("indexer_retractions_total", "Rows retracted because the finalized chain does not hold them")
 LATE_ROWS = Counter("indexer_late_rows_total", "Rows appended late because the finalized chain holds them")
 
+# The programs' code and IDLs.
+PROGRAM_DEPLOYED_SLOT = Gauge("indexer_program_deployed_slot", "Slot of the program's last deployment", ["program"])
+PROGRAM_UPGRADES = Counter(
+    "indexer_program_upgrades_total",
+    "Changes of a program seen on the chain: its code, or its published IDL",
+    ["program", "what"],
+)
+
 RECONCILE_DIFFERENCES = Gauge(
     "indexer_reconcile_differences", "Fields in which tables and accounts differed at the last scheduled comparison"
 )

@@ -35,6 +35,22 @@ BUILTIN_IDL = "builtin:community_voting"
 RESERVED_NAMES = frozenset({"events", "ledger", "public", "information_schema", "projections", "indexer"})
 
 
+class IdlSetting(BaseModel):
+    """One of several IDLs of a program: where it is, and the first slot for which it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description='a path, "builtin:community_voting", or "chain"')
+    from_slot: int = Field(default=0, ge=0, lt=2**62, description="the first slot that is read with it")
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not value or (value.startswith("builtin:") and value != BUILTIN_IDL):
+            raise ValueError(f'idl {value!r} is unknown; there is "{BUILTIN_IDL}", a path, or "chain"')
+        return value
+
+
 class ProgramSetting(BaseModel):
     """One watched program."""
 
@@ -42,7 +58,10 @@ class ProgramSetting(BaseModel):
 
     name: str = Field(description="schema and label name: lower case, digits, underscores")
     address: str = Field(default="", description="the program's address, base58; a builtin IDL knows its own")
-    idl: str = Field(default="chain", description='"builtin:community_voting", a path, or "chain"')
+    idl: str | tuple[IdlSetting, ...] = Field(
+        default="chain",
+        description='"builtin:community_voting", a path, or "chain"; or several, each as { path = …, from_slot = … }',
+    )
     start_slot: int = Field(default=0, ge=0, lt=2**62, description="the first slot to index")
     projections: tuple[str, ...] = Field(default=(), description='"voting", or any importable "package.module:NAME"')
 
@@ -67,9 +86,20 @@ class ProgramSetting(BaseModel):
             base58.address_bytes(self.address)
         except ValueError as error:
             raise ValueError(f"address is {error}") from None
-        if self.idl.startswith("builtin:") and self.idl != BUILTIN_IDL:
-            raise ValueError(f'idl {self.idl!r} is unknown; there is "{BUILTIN_IDL}", a path, or "chain"')
+        slots = [each.from_slot for each in self.idls]
+        if not slots:
+            raise ValueError('idl is an empty list; give a path, "chain", or a list of { path = …, from_slot = … }')
+        for slot in slots:
+            if slots.count(slot) > 1:
+                raise ValueError(f"idl has two entries from slot {slot}; each slot is read with one")
         return self
+
+    @property
+    def idls(self) -> tuple[IdlSetting, ...]:
+        """Every IDL with the first slot for which it holds, oldest first."""
+        if isinstance(self.idl, str):
+            return (IdlSetting(path=self.idl),)
+        return tuple(sorted(self.idl, key=lambda each: each.from_slot))
 
 
 class Settings(BaseSettings):
@@ -120,6 +150,12 @@ class Settings(BaseSettings):
     )
     trust_socket_contents: bool = Field(
         default=False, description="take contents from the socket; only for a node that nobody else can call"
+    )
+    upgrades_poll_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=86400,
+        description="how often the programs' deployments and published IDLs are looked at",
     )
     reconcile_s: float = Field(default=0.0, ge=0, description="how often tables are compared with accounts; 0 never")
     programs: tuple[ProgramSetting, ...] = Field(
@@ -305,7 +341,10 @@ def _alike(one: str, other: str) -> bool:
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        place = [str(part) for part in item["loc"]]
+        place = [str(part) for part in item["loc"] if not str(part).startswith("tuple[")]
+        if item["type"] == "string_type" and place[-1] == "str" and isinstance(item.get("input"), list | tuple):
+            # The other form of a setting that has two; what is wrong in the form that was meant follows.
+            continue
         name = (
             PREFIX + place[0].upper() + "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in place[1:])
             if place

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from indexer import idls
 from indexer.core.protocol import Address, Failure
 from indexer.edges.parse import Watched
 from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster
 from indexer.log import log
-from indexer.settings import BUILTIN_IDL, PREFIX, ProgramSetting, Settings
+from indexer.settings import BUILTIN_IDL, PREFIX, IdlSetting, ProgramSetting, Settings
 from programs.errors import EXIT_UNREACHABLE, UserError
 from programs.idl import Idl, IdlError, load_idl
+
+if TYPE_CHECKING:
+    from projections.decoding import ProgramSpec
+    from schema.ledger import IdlRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,7 @@ class Prepared:
 
     program_ids: dict[Address, int]
     specs: tuple[Any, ...]
+    deployments: dict[str, int | None]
     # The genesis hash of the ledger's cluster; None when no endpoint tells.
     genesis: str | None = None
 
@@ -35,10 +43,10 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     from schema import db, ledger
 
     dsn = settings.need_database()
-    idls = await load_idls(settings, node=node)
+    found = await load_idls(settings, node=node, recorded={} if node else await _recorded(dsn, settings))
     for program in settings.watched:
         # Refused before anything is written: a projection that does not exist, an IDL that does not fit it.
-        bootstrap.spec(program.name, program.address, 0, idls[program.name], program.projections)
+        bootstrap.spec(program.name, program.address, 0, found.newest[program.name], program.projections)
     await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
     current, head = await asyncio.to_thread(db.revisions, dsn)
     if current is None and migrate:
@@ -52,12 +60,9 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     async with await db.aconnect(dsn) as connection:
         rows = await ledger.ensure_programs(connection, [(p.name, p.address, p.start_slot) for p in settings.watched])
     ids = {Address(address): row.id for address, row in rows.items()}
-    specs = tuple(
-        bootstrap.spec(p.name, p.address, ids[Address(p.address)], idls[p.name], p.projections)
-        for p in settings.watched
-    )
+    specs = tuple([await _spec(dsn, p, ids[Address(p.address)], found, record=node) for p in settings.watched])
     await asyncio.to_thread(bootstrap.ensure, dsn, specs)
-    return Prepared(ids, specs, genesis)
+    return Prepared(ids, specs, found.deployments, genesis)
 
 
 def rpc_client(settings: Settings, prepared: Prepared, in_flight: int | None = None) -> RpcClient:
@@ -109,16 +114,80 @@ async def check_cluster(settings: Settings) -> str:
     return "no endpoint tells its genesis hash" if genesis is None else f"genesis hash {genesis}"
 
 
-async def load_idls(settings: Settings, *, node: bool = True) -> dict[str, Idl]:
-    """The IDL of each program by name, from the package, a file or the chain; checks on the node that each address holds a program."""
+async def _recorded(dsn: str, settings: Settings) -> dict[str, list[IdlRow]]:
+    """The IDLs that the daemon recorded: a command that asks no node takes those of the chain from here."""
+    from schema import db, ledger
+
+    await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
+    current, head = await asyncio.to_thread(db.revisions, dsn)
+    if current != head:
+        return {}
+    async with await db.aconnect(dsn) as connection:
+        return await ledger.recorded_by_name(connection)
+
+
+async def _spec(dsn: str, program: ProgramSetting, program_id: int, found: Found, *, record: bool) -> ProgramSpec:
+    """The program with every IDL that it is read with, and what is new of them recorded."""
+    from projections import bootstrap
+    from schema import db, ledger
+
+    deployment = found.deployments.get(program.name)
+    async with await db.aconnect(dsn) as connection:
+        recorded = await ledger.recorded_idls(connection, program_id)
+        versions, rows = idls.settle(program, found.given[program.name], recorded, deployment)
+        new = [row for row in rows if (row.slot_from, row.idl) not in {(r.slot_from, r.idl) for r in recorded}]
+        if record or recorded:
+            # Recorded by whoever knows when the program was deployed; a command that asks no node leaves the first record to the daemon.
+            async with connection.transaction():
+                await ledger.record_idls(connection, program_id, rows)
+                if deployment is not None:
+                    await ledger.note_deployment(connection, program.name, deployment)
+    for row in new:
+        log.info("idl", program=program.name, slot_from=row.slot_from, source=row.source)
+    registry = idls.registry(versions)
+    return bootstrap.spec(
+        program.name, program.address, program_id, idls.merged(versions), program.projections, registry
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """By program name: the IDL newest in the settings, every document that they give, and the slot of the last deployment where the node was
+    asked for it.
+    """
+
+    newest: dict[str, Idl]
+    given: dict[str, list[idls.Given]]
+    deployments: dict[str, int | None]
+
+
+async def load_idls(
+    settings: Settings, *, node: bool = True, recorded: Mapping[str, Sequence[IdlRow]] = MappingProxyType({})
+) -> Found:
+    """The IDLs of each program, from the package, a file or the chain; checks on the node that each address holds a program.
+
+    `recorded`, by program name, stands in for the chain where it has an IDL that came from there.
+    """
     watched = Watched(tuple(Address(p.address) for p in settings.watched))
     policy = RpcPolicy(timeout_s=min(settings.rpc_timeout_s, settings.connect_timeout_s), attempts=2)
-    found: dict[str, Idl] = {}
+    found = Found({}, {}, {})
     async with RpcClient(settings.rpc_urls, watched, policy) as rpc:
         for program in settings.watched:
             if node:
                 await _must_be_program(rpc, program, settings.connect_timeout_s)
-            found[program.name] = await _load_idl(rpc, program)
+                deployment = await idls.deployed(rpc, program.address)
+                if isinstance(deployment, Failure):
+                    # Without it a new IDL could not be told from a corrected one.
+                    raise UserError(
+                        f"{PREFIX}RPC_URL = {rpc.label} does not say when {program.address} was deployed:"
+                        f" {deployment.message}; try again",
+                        EXIT_UNREACHABLE,
+                    )
+                found.deployments[program.name] = deployment
+            known = [row for row in recorded.get(program.name, ()) if row.source.startswith(idls.CHAIN)]
+            given = [await _load_idl(rpc, program, each, known) for each in program.idls]
+            found.given[program.name] = given
+            found.newest[program.name] = load_idl(given[-1].document)
     return found
 
 
@@ -146,25 +215,31 @@ async def _must_be_program(rpc: RpcClient, program: ProgramSetting, timeout_s: f
         )
 
 
-async def _load_idl(rpc: RpcClient, program: ProgramSetting) -> Idl:
-    """The program's IDL, from wherever the setting says."""
+async def _load_idl(
+    rpc: RpcClient, program: ProgramSetting, setting: IdlSetting, recorded: Sequence[IdlRow]
+) -> idls.Given:
+    """One IDL of the program, from wherever the setting says; for the chain the last recorded one, if there is one. UserError when nothing of
+    it can be served.
+    """
     from programs.chain_idl import ChainIdlError
 
-    field = f"programs.{program.name}.idl"
+    field, source = f"programs.{program.name}.idl", setting.path
     try:
-        if program.idl == BUILTIN_IDL:
+        if setting.path == BUILTIN_IDL:
             from programs.community_voting import artifact
 
             document = artifact.IDL_PATH.read_bytes()
-        elif program.idl == "chain":
-            document = await _from_chain(rpc, program, field)
+        elif setting.path == idls.CHAIN:
+            document = recorded[-1].idl if recorded else await _from_chain(rpc, program, field)
         else:
-            document = _read(program.idl, field)
-        return load_idl(document)
+            document = _read(setting.path, field)
+            source = f"file {Path(setting.path).name}"
+        load_idl(document)
+        return idls.Given(setting.from_slot, document, source)
     except ChainIdlError as error:
         raise UserError(f"{field} = 'chain': {error}; give a path to the program's IDL instead") from None
     except IdlError as error:
-        raise UserError(f"{field} = {program.idl!r}: {error}; indexer idl check {program.idl} says more") from None
+        raise UserError(f"{field} = {setting.path!r}: {error}; indexer idl check {setting.path} says more") from None
 
 
 async def _from_chain(rpc: RpcClient, program: ProgramSetting, field: str) -> bytes:

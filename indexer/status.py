@@ -29,6 +29,15 @@ def collect(dsn: str) -> dict[str, Any]:
                 "retractions": rows("SELECT count(*) AS n FROM ledger.retractions")[0]["n"],
                 "late_rows": rows("SELECT count(*) AS n FROM ledger.transactions WHERE origin = 2")[0]["n"],
             },
+            "idls": rows(
+                "SELECT p.name AS program, i.slot_from, encode(i.sha256, 'hex') AS sha256, i.source, i.added_at,"
+                " substring(i.source FROM 'deployed in ([0-9]+)$')::bigint AS deployed_slot FROM ledger.idls i"
+                " JOIN ledger.programs p ON p.id = i.program ORDER BY p.name, i.added_at, i.slot_from"
+            ),
+            "deployments": rows(
+                "SELECT substr(name, 10) AS program, slot, updated_at AS noticed_at FROM ledger.checkpoints"
+                " WHERE name LIKE 'deployed:%' ORDER BY name"
+            ),
             "projections": rows(
                 "SELECT substr(name, 12) AS projection, position, slot, updated_at FROM ledger.checkpoints"
                 " WHERE name LIKE 'projection:%%' ORDER BY name".replace("%%", "%")

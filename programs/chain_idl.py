@@ -3,7 +3,7 @@
 Anchor before 1.0 kept it in an account of the program itself; since then it is in an account of the Program Metadata
 program. Addresses
 and account bytes are pure functions here; the one that fetches is given the way to read an account.
-Sources: Anchor's `IdlAccount`, and the account layout of Program Metadata.
+Sources: Anchor's `IdlAccount`, the account layout of Program Metadata, `UpgradeableLoaderState` of the loader.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ LEGACY_DISCRIMINATOR = bytes.fromhex("184662bf3a907b9e")
 LEGACY_SEED = "anchor:idl"
 # A few kilobytes of zlib can unfold into gigabytes; the largest real IDLs are below one megabyte.
 IDL_BYTES_MAX = 16 << 20
+
+# States of the upgradeable loader's accounts: a program names its code's account, which begins with the slot of its deployment.
+DEPLOYMENT_BYTES = 12
+_LOADER_PROGRAM = 2
+_LOADER_PROGRAMDATA = 3
+_PROGRAM_BYTES = 36
 
 _LEGACY_HEADER = 8 + 32 + 4
 _METADATA_HEADER = 96
@@ -56,6 +62,18 @@ def metadata_address(program: bytes) -> bytes:
     seeds = [program, b"", b"idl".ljust(16, b"\0")]
     address, _bump = Pubkey.find_program_address(seeds, Pubkey.from_string(METADATA_PROGRAM))
     return bytes(address)
+
+
+def programdata_address(data: bytes) -> bytes | None:
+    """Where the code of an upgradeable program is, from the program account's data; None when it cannot be upgraded."""
+    is_program = len(data) == _PROGRAM_BYTES and int.from_bytes(data[:4], "little") == _LOADER_PROGRAM
+    return data[4:] if is_program else None
+
+
+def deployed_slot(data: bytes) -> int | None:
+    """The slot of the last deployment, from the first bytes of the account at `programdata_address`; None when it holds no code."""
+    is_code = len(data) >= DEPLOYMENT_BYTES and int.from_bytes(data[:4], "little") == _LOADER_PROGRAMDATA
+    return int.from_bytes(data[4:12], "little") if is_code else None
 
 
 def parse_legacy(data: bytes) -> bytes:

@@ -9,16 +9,18 @@ known is said in `Extraction.incomplete`, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import convert
 from solders.pubkey import Pubkey
 
 from programs import logs as grammar
 from programs.base58 import address_text
-from programs.codec import DecodeError, ProgramCodec
+from programs.codec import MISMATCHES, DecodeError, ProgramCodec
+from programs.logs import read_data
 from programs.transaction import (
     InnerInstruction,
     OuterInstruction,
@@ -35,6 +37,7 @@ SELF_CPI_TAG = bytes.fromhex("e445a52e51cb9a1d")
 NO_LOGS = "no logs"
 NO_INNER = "no inner instructions"
 NO_KEYS = "unknown transaction version"
+NO_ADDRESSES = "unknown addresses"
 MALFORMED = "malformed transaction"
 
 # They run without a frame in the logs.
@@ -88,6 +91,8 @@ class Extraction(msgspec.Struct, frozen=True):
 
 
 _NOTHING = Extraction(())
+# What the short way through a line cannot do; a decoder that is None, for an unknown discriminator, is a TypeError.
+_NOT_PLAIN = (*MISMATCHES, TypeError, ValueError)
 
 
 @lru_cache(maxsize=1024)
@@ -110,6 +115,7 @@ class Extractor:
     def __init__(self, codecs: Mapping[bytes, ProgramCodec]) -> None:
         self._codecs = dict(codecs)
         self._by_text = {address_text(program): codec for program, codec in codecs.items()}
+        self._readers = {program: _reader(program, codec) for program, codec in self._by_text.items()}
 
     def extract(self, transaction: RawTransaction | TransactionView) -> Extraction:
         """All events, or what can be known of them. A failed transaction has none: what it wrote was rolled back."""
@@ -118,15 +124,26 @@ class Extractor:
         logs = transaction.logs
         written: list[EventRecord] = []
         incomplete: str | None = NO_LOGS
-        if logs is not None:
+        # A program that ran leaves two lines at least, so an empty list says no more than none does.
+        if logs:
             written, incomplete = self.from_logs(logs)
         inner = transaction.inner
-        if inner is None:
-            incomplete = incomplete or NO_INNER
+        if inner is None and incomplete is None and self._may_have_called_itself(logs or ()):
+            incomplete = NO_INNER
         tagged = [call for call in inner if call.data[:8] == SELF_CPI_TAG] if inner else []
         if not tagged and incomplete is None:
             return Extraction(tuple(written)) if written else _NOTHING
         return self._with_calls(transaction, written, tagged, incomplete)
+
+    def _may_have_called_itself(self, logs: Sequence[str]) -> bool:
+        """Whether whole logs show a watched program called by itself, which is how an event goes out as a call."""
+        opened, _ = grammar.frames(logs)
+        return any(
+            frame.caller is not None
+            and frame.program in self._by_text
+            and opened[frame.caller].program == frame.program
+            for frame in opened
+        )
 
     def extract_rpc(self, rpc: RpcTransaction) -> Extraction:
         """As `extract`, of a getTransaction result. Most have no inner instructions and whole logs: their message is
@@ -135,7 +152,7 @@ class Extractor:
         failed, logs, look_inside = logs_of(rpc)
         if failed:
             return _NOTHING
-        if logs is None or look_inside:
+        if not logs or look_inside:
             return self.extract(view_from_rpc(rpc))
         written, incomplete = self.from_logs(logs)
         if incomplete is not None:
@@ -144,16 +161,7 @@ class Extractor:
 
     def from_logs(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
         """The events that stand in log messages, and why there may be more (None when there are not)."""
-        lines, incomplete = grammar.data_lines(logs, self._by_text)
-        events = []
-        for number, program, text in lines:
-            try:
-                raw = grammar.payload(text)
-            except ValueError as error:
-                events.append(EventRecord(program, None, None, str(error), b"", LogSource(number)))
-                continue
-            events.append(_record(program, self._by_text[program], raw, LogSource(number)))
-        return events, incomplete
+        return read_data(logs, self._readers)
 
     def _with_calls(
         self,
@@ -172,6 +180,11 @@ class Extractor:
         if self._codecs.keys().isdisjoint(keys):
             # A program that no key names did not run: whatever is missing, none of it is ours.
             return _NOTHING
+        if incomplete is not None and not written and not tagged and not self._ran(seen):
+            return _NOTHING
+        if any(call.program_id_index >= len(keys) for call in tagged):
+            # Its program is among the loaded addresses, and those were not recorded: it may be ours.
+            incomplete = incomplete or NO_ADDRESSES
         calls = _Calls(seen.outer or (), seen.inner or (), keys, seen.logs or ())
         found = [(call, calls.caller(call)) for call in tagged if self._is_event(call, keys, calls)]
         if not found:
@@ -179,6 +192,14 @@ class Extractor:
         return Extraction(
             _merged(written, [self._called(c, keys) for c, _ in found], [f for _, f in found], calls), incomplete
         )
+
+    def _ran(self, seen: TransactionView) -> bool:
+        """Whether a watched program may have run. Only when every instruction is known is it certain that none did."""
+        keys = seen.keys or ()
+        if seen.outer is None or seen.inner is None:
+            return True
+        called = {top.program_id_index for top in seen.outer} | {call.program_id_index for call in seen.inner}
+        return any(place >= len(keys) or keys[place] in self._codecs for place in called)
 
     def _is_event(self, call: InnerInstruction, keys: Sequence[bytes], calls: _Calls) -> bool:
         """Of a watched program, with its authority as first account, and made by the program itself."""
@@ -253,6 +274,31 @@ def _instruction(
         absent = key is None or (meta.optional and key == program)
         accounts[meta.name] = None if absent or key is None else address_text(key)
     return InstructionRecord(decoded.name, decoded.data, None, accounts, outer, index)
+
+
+def _reader(program: str, codec: ProgramCodec) -> Callable[[int, str], EventRecord]:
+    """Makes the record of a `Program data:` line. A closure over what it needs: it runs for every event there is."""
+    find, length = codec.event_decoders()
+
+    def read(number: int, line: str) -> EventRecord:
+        try:
+            # `payload` and `decode_event` of the plain case, written out.
+            raw = convert(line[14:], bytes)
+            decoded = find(raw[:length])(raw)  # type: ignore[misc]
+        except _NOT_PLAIN:
+            return _from_line(program, codec, number, line)
+        return EventRecord(program, decoded.name, decoded.data, None, raw, LogSource(number), decoded.trailing)
+
+    return read
+
+
+def _from_line(program: str, codec: ProgramCodec, number: int, line: str) -> EventRecord:
+    """As above, for whatever needs more than one look: several fields, short discriminators, what does not decode."""
+    try:
+        raw = grammar.payload(line[grammar.PAYLOAD :])
+    except ValueError as error:
+        return EventRecord(program, None, None, str(error), b"", LogSource(number))
+    return _record(program, codec, raw, LogSource(number))
 
 
 def _record(program: str, codec: ProgramCodec, raw: bytes, source: Source) -> EventRecord:

@@ -108,8 +108,11 @@ class ConstArgument:
 
 @dataclass(frozen=True, slots=True)
 class Defined:
+    """A reference by name. `path` is where it stands; two references are equal wherever they stand."""
+
     name: str
     arguments: tuple[TypeRef | ConstArgument, ...] = ()
+    path: str = field(default="$", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +219,14 @@ class AccountMeta:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
+    """`aliases`: other discriminators by which it may be called, where the name does not settle it (legacy only)."""
+
     name: str
     discriminator: bytes
     type: TypeDef
     accounts: tuple[AccountMeta, ...]
     path: str
+    aliases: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +275,27 @@ def _document(source: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
 
 # ---- names ----
 
+# A name with more groups of digits than this is not tried in all its spellings.
+_DIGIT_GROUPS_MAX = 3
+_BEFORE_DIGITS = re.compile(r"[a-z](?=[0-9])")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+|[^\W_a-zA-Z0-9]+")
 
 
 def snake_case(name: str) -> str:
     """`swapBaseIn` → `swap_base_in`, as the names of Rust functions are written."""
     return "_".join(word.lower() for word in _WORD.findall(name)) or name
+
+
+def snake_cases(name: str) -> list[str]:
+    """Every Rust name that may have become this one, the likeliest first: `init1` was `init1` or `init_1`.
+
+    Anchor before 0.30 wrote `init_1` as `init1` and hashed the former, so the name alone does not say which.
+    """
+    found = [snake_case(name)]
+    for place in [match.end() for match in _BEFORE_DIGITS.finditer(found[0])][:_DIGIT_GROUPS_MAX]:
+        place -= len(found[0])
+        found += [f"{known[:place]}_{known[place:]}" for known in found]
+    return found
 
 
 def pascal_case(name: str) -> str:
@@ -292,6 +313,16 @@ def folded(name: str) -> str:
 def discriminator_of(namespace: str, name: str) -> bytes:
     """Anchor's default: the first eight bytes of sha256("namespace:name")."""
     return hashlib.sha256(f"{namespace}:{name}".encode("utf-8", "surrogatepass")).digest()[:8]
+
+
+class _Names:
+    """The names of one holder's fields or variants: as written, as given away so far, and by what is left without case."""
+
+    def __init__(self, what: str, written: Iterable[str | None]) -> None:
+        self.what = what
+        self.written = {name for name in written if name is not None}
+        self.taken: set[str] = set()
+        self.folded: dict[str, str] = {}
 
 
 class _Reader:
@@ -411,8 +442,13 @@ class _Reader:
                 and _name(entry) not in (None, *self.types)
             ):
                 self._add_type(entry, f"$.accounts[{index}]")
-        for name in self.types:
-            self.folded_types.setdefault(folded(name), []).append(name)
+        for name, definition in self.types.items():
+            alike = self.folded_types.setdefault(folded(name), [])
+            if alike:
+                self._problem(
+                    definition.path, f"type {name!r} and {alike[0]!r} differ only by case or underscores", "warning"
+                )
+            alike.append(name)
 
     def _add_type(self, entry: Any, path: str) -> None:
         name = _name(entry)
@@ -504,14 +540,15 @@ class _Reader:
 
     def _enum(self, value: Mapping[str, Any], path: str, scope: frozenset[str]) -> Body:
         variants: list[Variant] = []
-        names: set[str] = set()
-        for index, entry in enumerate(self._list(value, "variants", path)):
+        entries = self._list(value, "variants", path)
+        names = _Names("variant", [entry if isinstance(entry, str) else _name(entry) for entry in entries])
+        for index, entry in enumerate(entries):
             here = f"{path}.variants[{index}]"
             name = entry if isinstance(entry, str) else _name(entry)
             if name is None:
                 self._problem(here, "a variant needs a name")
                 name = f"variant_{index}"
-            name = self._free_name(name, names, here, "variant")
+            name = self._free_name(name, names, here)
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
             variants.append(Variant(name, body))
@@ -535,22 +572,25 @@ class _Reader:
         if not all(_is_named_field(entry) for entry in value):
             members = (self._type(_unnamed(entry), f"{path}[{index}]", scope) for index, entry in enumerate(value))
             return TupleBody(tuple(members))
-        names: set[str] = set()
+        names = _Names("field", [entry["name"] for entry in value])
         fields: list[Field] = []
         for index, entry in enumerate(value):
-            name = self._free_name(entry["name"], names, f"{path}[{index}]", "field")
+            name = self._free_name(entry["name"], names, f"{path}[{index}]")
             fields.append(Field(name, self._type(entry["type"], f"{path}[{index}].type", scope)))
         return StructBody(tuple(fields))
 
-    def _free_name(self, name: str, taken: set[str], path: str, what: str) -> str:
+    def _free_name(self, name: str, names: _Names, path: str) -> str:
         """The name, or with a number behind it when the same holder has one already: no value may hide another."""
         free, number = name, 1
-        while free in taken:
+        while free in names.taken or (free != name and free in names.written):
             number += 1
             free = f"{name}_{number}"
-        taken.add(free)
+        names.taken.add(free)
         if free != name:
-            self._problem(path, f"{what} {name!r} appears twice; this one is served as {free!r}", "warning")
+            self._problem(path, f"{names.what} {name!r} appears twice; this one is served as {free!r}", "warning")
+        twin = names.folded.setdefault(folded(name), name)
+        if twin != name:
+            self._problem(path, f"{names.what} {name!r} and {twin!r} differ only by case or underscores", "warning")
         return free
 
     def _type(self, value: Any, path: str, scope: frozenset[str], depth: int = 0) -> TypeRef:
@@ -617,7 +657,11 @@ class _Reader:
 
     def _defined(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef:
         if isinstance(value, str):
-            return Defined(value)
+            if self.legacy and _RUST_TEXT.search(value):
+                written = rust_type(value)
+                if written is not None:
+                    return self._type(written, path, scope, depth)
+            return Defined(value, path=path)
         name = _name(value)
         if name is None:
             return self._unusable(path, "a defined type needs a name")
@@ -625,7 +669,7 @@ class _Reader:
         if not isinstance(given, list):
             return self._unusable(f"{path}.generics", f"expected a list, found {_kind(given)}")
         arguments = (self._argument(entry, f"{path}.generics[{i}]", scope, depth) for i, entry in enumerate(given))
-        return Defined(name, tuple(arguments))
+        return Defined(name, tuple(arguments), path)
 
     def _argument(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef | ConstArgument:
         """Whether an argument is a type or a constant is settled where the parameter is known: here only what is
@@ -729,13 +773,15 @@ class _Reader:
         return TypeDef(name, AliasBody(Unusable(f"type {name!r} is nowhere defined ({path})")), path=path)
 
     def _find_type(self, name: str, path: str) -> TypeDef | None:
-        """By name; failing that by the name as another convention would write it, or by the last part of a Rust
-        path.
+        """By name; failing that by the name as another convention would write it.
+
+        Anchor before 0.30 wrote paths (`state::Params`) where a type is used and never where it is defined, so there
+        the last part is looked for too. Since 0.30 both are written alike: another path is another type.
         """
         definition = self.types.get(name)
         if definition is not None:
             return definition
-        for candidate in (name, name.rsplit("::", 1)[-1]):
+        for candidate in (name, name.rsplit("::", 1)[-1]) if self.legacy else (name,):
             close = [candidate] if candidate in self.types else self.folded_types.get(folded(candidate), [])
             if len(close) == 1:
                 self._problem(path, f"type {name!r} is nowhere defined; {close[0]!r} is taken for it", "warning")
@@ -757,7 +803,10 @@ class _Reader:
             if any(other.name == name and other.discriminator == discriminator for other in found):
                 self._problem(path, f"instruction {name!r} is listed twice; the first one is used", "warning")
                 continue
-            found.append(Instruction(name, discriminator, TypeDef(name, body, path=path), accounts, path))
+            aliases: tuple[bytes, ...] = ()
+            if self.legacy and discriminator == discriminator_of("global", snake_case(name)):
+                aliases = tuple(discriminator_of("global", spelling) for spelling in snake_cases(name)[1:])
+            found.append(Instruction(name, discriminator, TypeDef(name, body, path=path), accounts, path, aliases))
         self._check_discriminators(found, "instruction")
         return tuple(found)
 
@@ -789,20 +838,31 @@ class _Reader:
     def _check_references(
         self, events: Sequence[Layout], accounts: Sequence[Layout], instructions: Sequence[Instruction]
     ) -> None:
-        """Resolve names written in another convention, and report those that are nowhere defined, once each."""
+        """Resolve names written in another convention, and report those that are nowhere defined, each place once."""
         reported: set[str] = set()
+        missing: set[str] = set()
         roots: list[Layout | Instruction] = [*events, *accounts, *instructions]
-        holders = [*self.types.values(), *(root.type for root in roots)]
-        for definition in holders:
+        for definition in [*self.types.values(), *(root.type for root in roots)]:
             for reference in _references(definition.body):
-                if reference.name in self.types or reference.name in reported:
+                name = reference.name
+                if reference.path in reported or (name in self.constants and name not in self.types):
                     continue
-                reported.add(reference.name)
-                found = self._find_type(reference.name, definition.path)
+                if name in self.types:
+                    reported.add(reference.path)
+                    self._check_arguments(reference, self.types[name])
+                    continue
+                reported.add(reference.path)
+                found = None if name in missing else self._find_type(name, reference.path)
                 if found is not None:
-                    self.types[reference.name] = found
-                elif reference.name not in self.constants:
-                    self._problem(definition.path, f"type {reference.name!r} is nowhere defined")
+                    self.types[name] = found
+                else:
+                    missing.add(name)
+                    self._problem(reference.path, f"type {name!r} is nowhere defined")
+
+    def _check_arguments(self, reference: Defined, definition: TypeDef) -> None:
+        given, wanted = len(reference.arguments), len(definition.generics)
+        if given != wanted:
+            self._problem(reference.path, f"type {reference.name!r} takes {wanted} generic arguments, not {given}")
 
 
 _COMPOSITES = (
@@ -822,13 +882,87 @@ _COMPOSITES = (
 )
 
 
+# Anchor before 0.30 copied Rust that it did not understand into the name of a defined type.
+_RUST_TEXT = re.compile(r"[<(\[&]")
+_RUST_TOKEN = re.compile(r"\s*(?:'\w+\s*|mut\s+|dyn\s+)?([\w:]+|[<>()\[\],;&])")
+_RUST_WRAPPERS = {"Vec": "vec", "Option": "option", "COption": "coption", "HashSet": "hashSet", "BTreeSet": "bTreeSet"}
+_RUST_PAIRS = {"HashMap": "hashMap", "BTreeMap": "bTreeMap"}
+_RUST_TEXT_MAX = 500
+
+
+def rust_type(text: str) -> Any:
+    """A type in Rust's own words as an IDL would write it: `(u8,u16)`, `HashMap<String,u64>`. None when not understood."""
+    tokens: list[str] = []
+    at = 0
+    while text[at:].strip():
+        match = _RUST_TOKEN.match(text, at)
+        if match is None or len(text) > _RUST_TEXT_MAX:
+            return None
+        tokens.append(match[1])
+        at = match.end()
+    try:
+        written, end = _rust_type(tokens, 0)
+    except (IndexError, ValueError, RecursionError):
+        return None
+    return written if end == len(tokens) else None
+
+
+def _rust_type(tokens: list[str], at: int) -> tuple[Any, int]:
+    token = tokens[at]
+    if token == "&":
+        return _rust_type(tokens, at + 1)
+    if token == "(":
+        members, end = _rust_list(tokens, at + 1, ")")
+        return {"tuple": members}, end
+    if token == "[":
+        inner, at = _rust_type(tokens, at + 1)
+        if tokens[at] == "]":
+            return ("bytes" if inner == "u8" else {"vec": inner}), at + 1
+        if tokens[at] != ";" or tokens[at + 2] != "]":
+            raise ValueError
+        return {"array": [inner, int(tokens[at + 1])]}, at + 3
+    name = token.rsplit("::", 1)[-1]
+    if not name or not (name[0].isalpha() or name[0] == "_"):
+        raise ValueError
+    if at + 1 == len(tokens) or tokens[at + 1] != "<":
+        named = name in _PRIMITIVE_SPELLINGS
+        return (name if named else "string" if name == "str" else {"defined": token}), at + 1
+    arguments, end = _rust_list(tokens, at + 2, ">")
+    if name in _RUST_PAIRS and len(arguments) == 2:
+        return {_RUST_PAIRS[name]: arguments}, end
+    if len(arguments) != 1:
+        raise ValueError
+    if name == "Box":
+        return arguments[0], end
+    if name == "Vec" and arguments[0] == "u8":
+        return "bytes", end
+    return {_RUST_WRAPPERS[name] if name in _RUST_WRAPPERS else _refuse(): arguments[0]}, end
+
+
+def _refuse() -> str:
+    raise ValueError
+
+
+def _rust_list(tokens: list[str], at: int, close: str) -> tuple[list[Any], int]:
+    found: list[Any] = []
+    while tokens[at] != close:
+        written, at = _rust_type(tokens, at)
+        found.append(written)
+        if tokens[at] == ",":
+            at += 1
+        elif tokens[at] != close:
+            raise ValueError
+    return found, at + 1
+
+
 def _references(body: Body) -> Iterable[Defined]:
+    """Every use of a named type, in the order of the text."""
     stack: list[TypeRef | ConstArgument] = []
     match body:
         case StructBody(fields):
-            stack.extend(f.type for f in fields)
+            stack.extend(f.type for f in reversed(fields))
         case TupleBody(members):
-            stack.extend(members)
+            stack.extend(reversed(members))
         case EnumBody(variants):
             for variant in variants:
                 yield from _references(variant.body)
@@ -840,9 +974,9 @@ def _references(body: Body) -> Iterable[Defined]:
             case OptionOf(inner) | VecOf(inner) | ArrayOf(inner):
                 stack.append(inner)
             case TupleOf(members):
-                stack.extend(members)
+                stack.extend(reversed(members))
             case Defined(_, arguments):
-                stack.extend(arguments)
+                stack.extend(reversed(arguments))
                 yield reference
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from programs.base58 import address_bytes, address_text
 from programs.codec import ProgramCodec, compile_idl
 from programs.events import Extractor
-from programs.idl import load_idl
+from programs.idl import Idl, load_idl
 
 # Extractors kept for the slot ranges in use; a stream needs one, a rebuild a few.
 _EXTRACTORS_MAX = 16
@@ -35,6 +35,18 @@ class IdlVersion:
     def digest(self) -> str:
         """sha256 of the document, hex: two versions with one digest are one."""
         return hashlib.sha256(self.document).hexdigest()
+
+
+def merged(versions: Iterable[IdlVersion]) -> Idl:
+    """The newest IDL, with what only older ones name: what a reader may find in tables that were filled over all slots."""
+    idls = [load_idl(version.document) for version in sorted(versions, key=lambda v: v.slot_first)]
+    newest = idls[-1]
+    names = {layout.name for layout in newest.events}
+    events = list(newest.events)
+    for older in reversed(idls[:-1]):
+        events += [layout for layout in older.events if layout.name not in names]
+        names.update(layout.name for layout in older.events)
+    return replace(newest, events=tuple(events))
 
 
 class VersionRow(TypedDict):

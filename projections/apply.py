@@ -12,16 +12,17 @@ from heapq import merge
 from itertools import islice, takewhile
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from programs import base58
 from projections import catalogue, metrics
-from projections.catalogue import Conn, State
+from projections.catalogue import EVENTS, LETTERS, Conn, State
+from projections.copytext import NULL, escaped, json_text
 from projections.decoding import Decoder, ProgramSpec
-from projections.fold import Parked, Poison, fold
+from projections.fold import UNDECODABLE, Parked, Poison, fold
 from projections.model import Event, Projection, moment
 from projections.store import Store, delete_scopes, query, quoted
-from schema.reads import RetractionRow
+from schema import reads
+from schema.reads import LedgerRow, RetractionRow
 
 _REFOLD_EVENTS = 2_000
 _COLUMNS = "position, slot, transaction_index, event_index, signature, extract(epoch FROM block_time)::bigint, program, name, data"
@@ -37,31 +38,71 @@ class Target:
     state: State
     # The table of decoded events, quoted.
     decoded: str
+    # Where dead letters are kept.
+    letters: str = LETTERS
+    # What the letters say, while nobody else writes them: who does so raises the state's revision.
+    stopped: set[str] | None = None
+    skip: frozenset[tuple[int, int]] | None = None
+
+    def forget(self) -> None:
+        """Drop all that is remembered of the tables and letters."""
+        self.store.clear()
+        self.stopped = self.skip = None
 
 
-def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison]) -> None:
-    """Add events to the table of decoded events."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Decoded rows of the ledger in order of position: those after `after`, up to `last`. `place` is the highest among them."""
+
+    after: int
+    last: int
+    places: tuple[tuple[int, int, int], ...]
+    events: tuple[Event | Poison, ...]
+
+    def since(self, position: int) -> Batch:
+        """What of it comes after a position."""
+        if position <= self.after:
+            return self
+        places = tuple(p for p in self.places if p[0] > position)
+        return Batch(position, self.last, places, tuple(e for e in self.events if e.position > position))
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The highest (slot, transaction index); (-1, -1) when it is empty."""
+        return max(((slot, index) for _, slot, index in self.places), default=(-1, -1))
+
+
+def batch_of(after: int, rows: Sequence[LedgerRow], decoder: Decoder) -> Batch:
+    """Rows, decoded."""
+    places = tuple((r.position, r.raw.slot, r.raw.transaction_index) for r in rows)
+    return Batch(after, rows[-1].position if rows else after, places, tuple(decoder.decode(rows)))
+
+
+def decoded_line(event: Event) -> str:
+    """The line of an event for COPY into the table of decoded events."""
+    time = None if event.block_time is None else moment(event.block_time)
+    shown = NULL if time is None else time.isoformat()
+    return (
+        f"{event.position}\t{event.slot}\t{event.transaction_index}\t{event.event_index}\t{event.signature}\t"
+        f"{shown}\t{event.program}\t{escaped(event.name)}\t{json_text(event.data)}\n"
+    )
+
+
+def copy_decoded(conn: Conn, schema: str, lines: str | bytes) -> None:
+    """Add lines of `decoded_line`."""
     statement = (
         f"COPY {quoted(schema)}.decoded (position, slot, transaction_index, event_index, signature, block_time, program, name, data)"
         " FROM STDIN"
     )
     with conn.cursor() as cursor, cursor.copy(query(statement)) as copy:
-        for e in events:
-            if isinstance(e, Event):
-                time = None if e.block_time is None else moment(e.block_time)
-                copy.write_row(
-                    (
-                        e.position,
-                        e.slot,
-                        e.transaction_index,
-                        e.event_index,
-                        e.signature,
-                        time,
-                        e.program,
-                        e.name,
-                        Jsonb(e.data),
-                    )
-                )
+        copy.write(lines)
+
+
+def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison]) -> None:
+    """Add events to the table of decoded events."""
+    lines = "".join([decoded_line(event) for event in events if isinstance(event, Event)])
+    if lines:
+        copy_decoded(conn, schema, lines)
 
 
 def retract_decoded(conn: Conn, schema: str, positions: Sequence[int]) -> None:
@@ -69,6 +110,72 @@ def retract_decoded(conn: Conn, schema: str, positions: Sequence[int]) -> None:
     conn.execute(
         query(f"UPDATE {quoted(schema)}.decoded SET retracted = true WHERE position = ANY(%s)"), [list(positions)]
     )
+
+
+def advance_events(
+    conn: Conn,
+    specs: Sequence[ProgramSpec],
+    state: State,
+    batch: Batch,
+    retractions: Sequence[RetractionRow],
+    *,
+    beside: bool = False,
+) -> State:
+    """Bring the decoded events up to the batch's end; the caller holds the lock and stores the state that comes back.
+
+    beside: in tables that are not live yet, whose letters nobody is to see.
+    """
+    fresh = batch.since(state.position)
+    position = max(batch.last, state.position)
+    new = due(retractions, state.retraction_id, position)
+    write_decoded(conn, state.schema, fresh.events)
+    if not beside:
+        park_undecodable(conn, specs, fresh.events)
+    if new:
+        retract_decoded(conn, state.schema, [r.position for r in new])
+    place = max((state.slot, state.transaction_index), fresh.place)
+    return replace(
+        state,
+        position=position,
+        slot=place[0],
+        transaction_index=place[1],
+        retraction_id=new[-1].id if new else state.retraction_id,
+    )
+
+
+def park_undecodable(conn: Conn, specs: Sequence[ProgramSpec], events: Sequence[Event | Poison]) -> None:
+    # A program with a projection has its letters there; one without has nobody else to tell.
+    for spec in specs:
+        if spec.projections:
+            continue
+        parked = [
+            Parked(p.position, p.slot, p.signature, p.event_index, p.name, "", UNDECODABLE, p.error, p.raw)
+            for p in events
+            if isinstance(p, Poison) and p.program == spec.address
+        ]
+        catalogue.park(conn, EVENTS, spec.program_id, parked)
+
+
+def reach(conn: Conn, specs: Sequence[ProgramSpec], decoder: Decoder, position: int, retraction_id: int) -> State:
+    """Lock the decoded events and bring them up to a position, where they are behind: who folds from them needs all before it.
+
+    Whoever holds a projection's lock too takes that one first.
+    """
+    state = catalogue.lock(conn, EVENTS)
+    assert state is not None, "installed by bootstrap"
+    before = state
+    while state.position < position or state.retraction_id < retraction_id:
+        rows = [r for r in reads.read_batch(conn, state.position) if r.position <= position]
+        retractions = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= retraction_id]
+        if not rows and not retractions:
+            break
+        reached = advance_events(conn, specs, state, batch_of(state.position, rows, decoder), retractions)
+        if reached == state:
+            break
+        state = reached
+    if state != before:
+        catalogue.save(conn, state)
+    return state
 
 
 def due(retractions: Sequence[RetractionRow], after_id: int, position: int) -> list[RetractionRow]:
@@ -81,39 +188,46 @@ def due(retractions: Sequence[RetractionRow], after_id: int, position: int) -> l
 
 def advance(
     conn: Conn,
+    specs: Sequence[ProgramSpec],
     target: Target,
     decoder: Decoder,
-    events: Sequence[Event | Poison],
-    position: int,
-    place: tuple[int, int],
+    batch: Batch,
     retractions: Sequence[RetractionRow] = (),
 ) -> None:
-    """Apply a batch that ends at `position`; `place` is the highest (slot, transaction index) in it. Updates target.state."""
+    """Apply a batch and the retractions that are due with it. Updates target.state; the caller holds its lock and stores it."""
     name, state = target.state.name, target.state
-    mine = [event for event in events if event.program == target.spec.address]
+    batch = batch.since(state.position)
+    position = max(batch.last, state.position)
+    retractions = due(retractions, state.retraction_id, position)
+    mine = [event for event in batch.events if event.program == target.spec.address]
     before = (state.slot, state.transaction_index)
     disturbed = _disturbed(conn, target, mine, before, retractions)
     if disturbed is None:
         scopes: list[str] | None = None
     else:
         scopes = sorted(disturbed)
-        parked_before = catalogue.parked_scopes(conn, name)
-        ordered = [e for e in mine if _scope(target.projection, e) not in disturbed]
-        parked = fold(target.projection, target.store, ordered, parked_before, catalogue.discarded(conn, name))
+        if target.stopped is None or target.skip is None:
+            target.stopped = catalogue.parked_scopes(conn, name, target.letters)
+            target.skip = catalogue.discarded(conn, name, target.letters)
+        ordered = [e for e in mine if _scope(target.projection, e) not in disturbed] if disturbed else mine
+        parked = fold(target.projection, target.store, ordered, target.stopped, target.skip)
         target.store.write()
-        catalogue.park(conn, name, target.spec.program_id, parked)
+        catalogue.park(conn, name, target.spec.program_id, parked, target.letters)
+    place = max(before, batch.place)
+    target.state = replace(
+        state,
+        position=position,
+        slot=place[0],
+        transaction_index=place[1],
+        retraction_id=retractions[-1].id if retractions else state.retraction_id,
+    )
     if scopes is None or scopes:
+        target.store.flush()
+        reach(conn, specs, decoder, position, target.state.retraction_id)
         poisons = [
             e for e in mine if isinstance(e, Poison) and (scopes is None or _scope(target.projection, e) in scopes)
         ]
         refold(conn, target, decoder, scopes, position, poisons)
-    target.state = replace(
-        state,
-        position=position,
-        slot=max(before, place)[0],
-        transaction_index=max(before, place)[1],
-        retraction_id=retractions[-1].id if retractions else state.retraction_id,
-    )
 
 
 def _scope(projection: Projection, event: Event | Poison) -> str:
@@ -139,11 +253,16 @@ def _disturbed(
         highest = max(highest, place)
     gone = [r.position for r in retractions]
     if gone:
-        conn.execute(
-            "UPDATE ledger.dead_letters SET resolved_at = clock_timestamp(), resolution = 'discarded',"
-            " resolution_reason = 'retracted' WHERE projection = %s AND position = ANY(%s) AND resolved_at IS NULL",
+        letters = conn.execute(
+            query(
+                f"UPDATE {target.letters} SET resolved_at = clock_timestamp(), resolution = 'discarded',"
+                " resolution_reason = 'retracted' WHERE projection = %s AND position = ANY(%s) AND resolved_at IS NULL RETURNING scope"
+            ),
             (target.state.name, gone),
         )
+        target.stopped = target.skip = None
+        # What waited behind the dead one waits for nothing now.
+        found.update(scope for (scope,) in letters if scope)
         field = projection.scope or ""
         rows = conn.execute(
             query(
@@ -159,30 +278,68 @@ def _disturbed(
 
 def refold(
     conn: Conn, target: Target, decoder: Decoder, scopes: list[str] | None, position: int, fresh: Sequence[Poison] = ()
-) -> list[Parked]:
-    """Fold scopes (None: all) anew from the decoded events up to `position`. Readers see it when the transaction commits."""
+) -> int:
+    """Fold scopes (None: all) anew from the decoded events up to `position`. Readers see it when the transaction commits.
+
+    Memory stays bounded however large a scope is: events come through a cursor and rows leave in bulk. How many events stay parked.
+    """
     name, projection = target.state.name, target.projection
     metrics.REFOLDS.labels(projection=name).inc(1 if scopes is None else len(scopes))
-    letters = _open_letters(conn, target, decoder, scopes)
-    known = {(p.position, p.event_index) for p in letters}
-    letters.extend(p for p in fresh if (p.position, p.event_index) not in known)
     if scopes is None:
         for table in projection.tables:
             conn.execute(query(f"DELETE FROM {quoted(target.state.schema)}.{quoted(table.name)}"))
     else:
         delete_scopes(conn, projection, target.state.schema, scopes)
-    target.store.clear()
-    parked: list[Parked] = []
+    target.forget()
+    store = Store(conn, projection, target.state.schema, bulk=True)
     stopped: set[str] = set()
-    skip = catalogue.discarded(conn, name)
-    stored = {(e.position, e.event_index) for e in letters if isinstance(e, Event)}
-    events = (e for e in stored_events(conn, target, scopes, position) if (e.position, e.event_index) not in stored)
-    ordered = merge(sorted(letters, key=lambda e: e.place), events, key=lambda e: e.place)
-    while batch := list(islice(ordered, _REFOLD_EVENTS)):
-        parked.extend(fold(projection, target.store, batch, stopped, skip))
-        target.store.write()
-    _settle(conn, target, scopes, parked)
-    return parked
+    skip = catalogue.discarded(conn, name, target.letters)
+    conn.execute(_STILL)
+    count = 0
+    ordered = merge(
+        stored_events(conn, target, scopes, position),
+        _open_letters(conn, target, decoder, scopes),
+        sorted(fresh, key=lambda e: e.place),
+        key=lambda e: e.place,
+    )
+    once = _once(ordered)
+    while batch := list(islice(once, _REFOLD_EVENTS)):
+        parked = fold(projection, store, batch, stopped, skip)
+        store.write()
+        if parked:
+            count += len(parked)
+            catalogue.park(conn, name, target.spec.program_id, parked, target.letters)
+            conn.execute(
+                "INSERT INTO pg_temp.still_parked SELECT * FROM unnest(%s::bigint[], %s::int[])",
+                ([p.position for p in parked], [p.event_index for p in parked]),
+            )
+    store.flush()
+    # Letters that are not parked any more were applied; the others stay, with today's reason.
+    conn.execute(
+        query(
+            f"UPDATE {target.letters} l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s"
+            " AND resolved_at IS NULL AND (%s::text[] IS NULL OR scope = ANY(%s)) AND position <= %s AND NOT EXISTS (SELECT FROM"
+            " pg_temp.still_parked k WHERE k.position = l.position AND k.event_index = l.event_index)"
+        ),
+        (name, scopes, scopes, position),
+    )
+    return count
+
+
+_STILL = """
+CREATE TEMP TABLE IF NOT EXISTS still_parked (position bigint, event_index int, PRIMARY KEY (position, event_index)) ON COMMIT DELETE ROWS;
+DELETE FROM pg_temp.still_parked;
+"""
+
+
+def _once(events: Iterable[Event | Poison]) -> Iterator[Event | Poison]:
+    """Of the same event from several sources the first: equal places come one after the other."""
+    last: tuple[int, int] | None = None
+    for event in events:
+        key = (event.position, event.event_index)
+        if key != last:
+            yield event
+        last = key
 
 
 def stored_events(conn: Conn, target: Target, scopes: list[str] | None, position: int) -> Iterator[Event]:
@@ -193,7 +350,7 @@ def stored_events(conn: Conn, target: Target, scopes: list[str] | None, position
         values.append(scopes)
     statement = (
         f"SELECT {_COLUMNS} FROM {target.decoded} WHERE program = %s AND position <= %s AND NOT retracted{condition}"
-        " ORDER BY slot, transaction_index, event_index"
+        " ORDER BY slot, transaction_index, event_index, position"
     )
     with conn.cursor(name=f"refold_{target.state.generation}") as cursor:
         cursor.itersize = _REFOLD_EVENTS
@@ -202,36 +359,21 @@ def stored_events(conn: Conn, target: Target, scopes: list[str] | None, position
             yield Event(*row)
 
 
-def _open_letters(conn: Conn, target: Target, decoder: Decoder, scopes: list[str] | None) -> list[Event | Poison]:
-    """What did not decode, tried again with today's IDL."""
-    rows = conn.execute(
+def _open_letters(conn: Conn, target: Target, decoder: Decoder, scopes: list[str] | None) -> Iterator[Event | Poison]:
+    """What did not decode, tried again with today's IDL, in chain order, through a server-side cursor."""
+    statement = (
         "SELECT l.position, l.slot, t.transaction_index, l.event_index, l.signature, t.block_time, l.raw, l.event_name"
-        " FROM ledger.dead_letters l JOIN ledger.transactions t ON t.slot = l.slot AND t.position = l.position"
-        " WHERE l.projection = %s AND l.raw IS NOT NULL AND l.resolved_at IS NULL AND (%s::text[] IS NULL OR l.scope = ANY(%s))",
-        (target.state.name, scopes, scopes),
-    ).fetchall()
-    found: list[Event | Poison] = []
-    for position, slot, index, number, signature, block_time, raw, name in rows:
-        place = (position, slot, index, number, base58.encode(bytes(signature)))
-        again = decoder.again(target.spec.address, slot, bytes(raw))
-        if isinstance(again, str):
-            found.append(Poison(*place, target.spec.address, bytes(raw), again, name))
-        else:
-            found.append(Event(*place, block_time, target.spec.address, again[0], again[1]))  # type: ignore[arg-type]
-    return found
-
-
-def _settle(conn: Conn, target: Target, scopes: list[str] | None, parked: Iterable[Parked]) -> None:
-    """Letters that are not parked any more were applied; the others stay with today's reason."""
-    still = list(parked)
-    conn.execute(
-        "UPDATE ledger.dead_letters l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s"
-        " AND resolved_at IS NULL AND (%s::text[] IS NULL OR scope = ANY(%s)) AND NOT EXISTS (SELECT FROM"
-        " unnest(%s::bigint[], %s::int[]) AS k(position, event_index) WHERE k.position = l.position AND"
-        " k.event_index = l.event_index)",
-        (target.state.name, scopes, scopes, [p.position for p in still], [p.event_index for p in still]),
+        f" FROM {target.letters} l JOIN ledger.transactions t ON t.slot = l.slot AND t.position = l.position"
+        " WHERE l.projection = %s AND l.raw IS NOT NULL AND l.resolved_at IS NULL AND (%s::text[] IS NULL OR l.scope = ANY(%s))"
+        " ORDER BY l.slot, t.transaction_index, l.event_index, l.position"
     )
-    catalogue.park(conn, target.state.name, target.spec.program_id, still)
-
-
-__all__ = ["Target", "advance", "due", "refold", "retract_decoded", "write_decoded"]
+    with conn.cursor(name=f"letters_{target.state.generation}") as cursor:
+        cursor.itersize = _REFOLD_EVENTS
+        cursor.execute(query(statement), (target.state.name, scopes, scopes))
+        for position, slot, index, number, signature, block_time, raw, name in cursor:
+            place = (position, slot, index, number, base58.encode(bytes(signature)))
+            again = decoder.again(target.spec.address, slot, bytes(raw))
+            if isinstance(again, str):
+                yield Poison(*place, target.spec.address, bytes(raw), again, name)
+            else:
+                yield Event(*place, block_time, target.spec.address, again[0], again[1])  # type: ignore[arg-type]

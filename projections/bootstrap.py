@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import psycopg
@@ -62,7 +63,8 @@ def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
         states = catalogue.states(conn)
         if EVENTS not in states:
             generation = catalogue.new_generation(conn, EVENTS, events_version(specs), "live")
-            catalogue.create_decoded(conn, schema_of(generation), scopes(specs))
+            catalogue.create_decoded(conn, schema_of(generation))
+            catalogue.index_decoded(conn, schema_of(generation), scopes(specs))
             _install(conn, EVENTS, events_version(specs), generation)
         else:
             catalogue.ensure_scope_indexes(conn, states[EVENTS].schema, scopes(specs))
@@ -93,6 +95,36 @@ def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
 
 def _install(conn: Conn, name: str, version: str, generation: int) -> None:
     catalogue.save(conn, State(name, version, generation, 0, -1, -1, 0))
+
+
+# The key space of the advisory locks under which rebuilds run, one a name.
+REBUILD_LOCK_SPACE = 0x7265
+
+
+def clean_litter(conn: Conn, name: str | None = None) -> None:
+    """Drop the tables that killed rebuilds left (None: of every name). A rebuild at work holds its lock, and its tables stay."""
+    found = conn.execute(
+        "SELECT DISTINCT name FROM projections.generations WHERE state IN ('building', 'old') AND (%s::text IS NULL OR name = %s)",
+        (name, name),
+    ).fetchall()
+    for (each,) in found:
+        with conn.transaction():
+            row = conn.execute(
+                "SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))", (REBUILD_LOCK_SPACE, each)
+            ).fetchone()
+            if row is None or not row[0]:
+                continue
+            live = {s.generation for s in catalogue.states(conn).values()}
+            left = conn.execute(
+                "SELECT id FROM projections.generations WHERE name = %s AND state IN ('building', 'old')", (each,)
+            ).fetchall()
+            # A reader may still be in an old table: what is locked waits for the next time.
+            conn.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_MS}")
+            for (generation,) in left:
+                if generation in live:
+                    continue
+                with contextlib.suppress(psycopg.errors.LockNotAvailable), conn.transaction():
+                    catalogue.drop_generation(conn, generation)
 
 
 def stale(conn: Conn, specs: Sequence[ProgramSpec]) -> list[str]:

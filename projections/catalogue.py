@@ -19,6 +19,7 @@ from projections.store import query, quoted
 
 Conn = psycopg.Connection[Any]
 EVENTS = "events"
+_PARKED_AT_ONCE = 2_000
 
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS projections;
@@ -42,7 +43,10 @@ _DECODED = """
 CREATE TABLE {0}.decoded (
     position bigint NOT NULL, slot bigint NOT NULL, transaction_index int NOT NULL, event_index int NOT NULL,
     signature text NOT NULL, block_time timestamptz, program text NOT NULL, name text NOT NULL, data jsonb NOT NULL,
-    retracted boolean NOT NULL DEFAULT false, PRIMARY KEY (position, event_index));
+    retracted boolean NOT NULL DEFAULT false);
+"""
+_DECODED_INDEXES = """
+ALTER TABLE {0}.decoded ADD PRIMARY KEY (position, event_index);
 CREATE INDEX decoded_by_name ON {0}.decoded (program, name, position, event_index);
 CREATE INDEX decoded_by_slot ON {0}.decoded (slot, transaction_index, event_index);
 CREATE INDEX decoded_by_signature ON {0}.decoded (signature);
@@ -79,11 +83,17 @@ def ensure_tables(conn: Conn) -> None:
     conn.execute(query(_TABLES))
 
 
-def create_decoded(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
-    """The table of decoded events, with an index for each field by which scopes are folded anew."""
+def create_decoded(conn: Conn, schema: str) -> None:
+    """The table of decoded events, without indexes."""
     conn.execute(query(f"CREATE SCHEMA {quoted(schema)}"))
     conn.execute(query(_DECODED.replace("{0}", quoted(schema))))
+
+
+def index_decoded(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
+    """Its indexes, with one for each field by which scopes are folded anew; after a rebuild's rows, since that is cheaper."""
+    conn.execute(query(_DECODED_INDEXES.replace("{0}", quoted(schema))))
     ensure_scope_indexes(conn, schema, scopes)
+    conn.execute(query(f"ANALYZE {quoted(schema)}.decoded"))
 
 
 def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
@@ -152,37 +162,70 @@ def save(conn: Conn, state: State) -> None:
     )
 
 
-def park(conn: Conn, name: str, program_id: int, parked: Sequence[Parked]) -> None:
+LETTERS = "ledger.dead_letters"
+_OPEN_LETTERS = """
+CREATE TABLE {0} (LIKE ledger.dead_letters INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY);
+CREATE INDEX ON {0} (position, event_index);
+INSERT INTO {0} (projection, program, position, slot, signature, event_index, event_name, scope, reason, error, raw, parked_at,
+    resolved_at, resolution, resolution_reason) SELECT projection, program, position, slot, signature, event_index, event_name, scope,
+    reason, error, raw, parked_at, resolved_at, resolution, resolution_reason FROM ledger.dead_letters
+    WHERE projection = {1} AND resolution = 'discarded';
+"""
+
+
+def own_letters(conn: Conn, name: str, schema: str) -> str:
+    """A table of dead letters for a build beside the live tables, with what was discarded; the name to give as `letters`.
+
+    Until the swap the live tables' letters are the true ones: a build that is killed must not have touched them.
+    """
+    table = f"{quoted(schema)}.{quoted('dead letters')}"
+    conn.execute(query(_OPEN_LETTERS.replace("{0}", table).replace("{1}", sql.Literal(name).as_string(conn))))
+    return table
+
+
+def park(conn: Conn, name: str, program_id: int, parked: Sequence[Parked], letters: str = LETTERS) -> None:
     """Store dead letters; one that is there and open already gets today's reason."""
-    for letter in parked:
-        where = (name, letter.position, letter.event_index)
-        done = conn.execute(
-            "UPDATE ledger.dead_letters SET reason = %s, error = %s WHERE projection = %s AND position = %s AND event_index = %s"
-            " AND resolved_at IS NULL",
-            (letter.reason, letter.error, *where),
+    for at in range(0, len(parked), _PARKED_AT_ONCE):
+        part = parked[at : at + _PARKED_AT_ONCE]
+        columns = [
+            [p.position for p in part],
+            [p.slot for p in part],
+            [base58.decode(p.signature) for p in part],
+            [p.event_index for p in part],
+            [p.event_name for p in part],
+            [p.scope for p in part],
+            [p.reason for p in part],
+            [p.error for p in part],
+            [p.raw or None for p in part],
+        ]
+        conn.execute(
+            query(
+                "WITH fresh AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[], %s::int[], %s::text[], %s::text[],"
+                " %s::text[], %s::text[], %s::bytea[]) AS f(position, slot, signature, event_index, event_name, scope, reason, error,"
+                f" raw)), held AS (UPDATE {letters} l SET reason = f.reason, error = f.error FROM fresh f WHERE l.projection = %s AND"
+                " l.position = f.position AND l.event_index = f.event_index AND l.resolved_at IS NULL RETURNING l.position,"
+                f" l.event_index) INSERT INTO {letters} (projection, program, position, slot, signature, event_index, event_name,"
+                " scope, reason, error, raw) SELECT %s, %s, position, slot, signature, event_index, event_name, scope, reason, error,"
+                " raw FROM fresh WHERE (position, event_index) NOT IN (SELECT position, event_index FROM held)"
+                " ORDER BY position, event_index"
+            ),
+            (*columns, name, name, program_id),
         )
-        if done.rowcount == 0:
-            conn.execute(
-                "INSERT INTO ledger.dead_letters (projection, program, position, slot, signature, event_index, event_name, scope,"
-                " reason, error, raw) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                (name, program_id, letter.position, letter.slot, base58.decode(letter.signature), letter.event_index,
-                 letter.event_name, letter.scope, letter.reason, letter.error, letter.raw or None),
-            )  # fmt: skip
 
 
-def parked_scopes(conn: Conn, name: str) -> set[str]:
+def parked_scopes(conn: Conn, name: str, letters: str = LETTERS) -> set[str]:
     """The scopes that stand still."""
     found = conn.execute(
-        "SELECT DISTINCT scope FROM ledger.dead_letters WHERE projection = %s AND resolved_at IS NULL AND scope <> ''",
+        query(f"SELECT DISTINCT scope FROM {letters} WHERE projection = %s AND resolved_at IS NULL AND scope <> ''"),
         (name,),
     )
     return {row[0] for row in found}
 
 
-def discarded(conn: Conn, name: str) -> frozenset[tuple[int, int]]:
+def discarded(conn: Conn, name: str, letters: str = LETTERS) -> frozenset[tuple[int, int]]:
     """The events that an operator decided to leave out, by position and event index."""
     found = conn.execute(
-        "SELECT position, event_index FROM ledger.dead_letters WHERE projection = %s AND resolution = 'discarded'",
+        query(f"SELECT position, event_index FROM {letters} WHERE projection = %s AND resolution = 'discarded'"),
         (name,),
     )
     return frozenset((row[0], row[1]) for row in found)

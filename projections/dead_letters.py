@@ -9,11 +9,12 @@ from datetime import datetime
 from programs import base58
 from programs.errors import UserError
 from projections import catalogue
-from projections.apply import Target, refold, write_decoded
+from projections.apply import Target, reach, refold, write_decoded
+from projections.bootstrap import version
 from projections.catalogue import EVENTS, Conn
 from projections.decoding import Decoder, ProgramSpec
 from projections.model import Event, Projection
-from projections.store import Store, quoted
+from projections.store import Store, query, quoted
 from projections.views import installed_name
 from schema import db
 
@@ -107,6 +108,18 @@ def discard(dsn: str, specs: Sequence[ProgramSpec], number: int, reason: str) ->
             _refold(conn, specs, spec, projection)
 
 
+def settle_undecodable(conn: Conn, schema: str) -> None:
+    """Resolve the letters of programs without a projection whose events are among the decoded ones of a fresh table."""
+    conn.execute(
+        query(
+            "UPDATE ledger.dead_letters l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s"
+            f" AND resolved_at IS NULL AND EXISTS (SELECT FROM {quoted(schema)}.decoded d WHERE d.position = l.position"
+            " AND d.event_index = l.event_index)"
+        ),
+        (EVENTS,),
+    )
+
+
 def _open(conn: Conn) -> int:
     row = conn.execute("SELECT count(*) FROM ledger.dead_letters WHERE resolved_at IS NULL").fetchone()
     return 0 if row is None else int(row[0])
@@ -115,11 +128,10 @@ def _open(conn: Conn) -> int:
 def _refold(conn: Conn, specs: Sequence[ProgramSpec], spec: ProgramSpec, projection: Projection) -> None:
     name = installed_name(spec, projection)
     with conn.transaction():
-        events = catalogue.lock(conn, EVENTS)
         state = catalogue.lock(conn, name)
-        if events is None or state is None:
+        if state is None or state.version != version(spec, projection):
+            # Tables of another version are built anew from the ledger, letters and all.
             return
-        decoder = Decoder(specs)
         found = conn.execute(
             "SELECT DISTINCT coalesce(scope, '') FROM ledger.dead_letters WHERE projection = %s AND"
             " (resolved_at IS NULL OR resolution = 'discarded' AND resolved_at >= now())",
@@ -130,11 +142,14 @@ def _refold(conn: Conn, specs: Sequence[ProgramSpec], spec: ProgramSpec, project
             return
         if "" in scopes or projection.scope is None:
             scopes = None
+        decoder = Decoder(specs)
+        events = reach(conn, specs, decoder, state.position, state.retraction_id)
         _store_decodable(conn, decoder, spec, name, events.schema)
         target = Target(
             spec, projection, Store(conn, projection, state.schema), state, f"{quoted(events.schema)}.decoded"
         )
         refold(conn, target, decoder, scopes, state.position)
+        # Followers have cached rows and parked scopes: another revision tells them to read both again.
         catalogue.save(conn, replace(state, revision=state.revision + 1))
 
 
@@ -154,6 +169,14 @@ def _store_decodable(conn: Conn, decoder: Decoder, spec: ProgramSpec, name: str,
             place = (position, slot, index, number, base58.encode(bytes(signature)))
             fresh.append(Event(*place, block_time, spec.address, again[0], again[1]))  # type: ignore[arg-type]
     write_decoded(conn, schema, fresh)
+    # The letter may outlive its transaction by a moment: what died is marked so from the first.
+    conn.execute(
+        query(
+            f"UPDATE {quoted(schema)}.decoded d SET retracted = true FROM ledger.retractions r WHERE d.position = ANY(%s)"
+            " AND r.position = d.position"
+        ),
+        ([event.position for event in fresh],),
+    )
     return len(fresh)
 
 

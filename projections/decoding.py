@@ -10,7 +10,7 @@ from functools import cached_property
 from programs.base58 import address_bytes
 from programs.codec import CodecError, ProgramCodec, compile_idl
 from programs.events import Extractor
-from programs.idl import Idl
+from programs.idl import Idl, load_idl
 from programs.registry import ProgramRegistry
 from projections import metrics
 from projections.fold import Poison
@@ -42,8 +42,14 @@ class ProgramSpec:
     @cached_property
     def digest(self) -> str:
         """Equal for IDLs that read events alike: a change means that the tables have to be built anew."""
-        versions = [] if self.registry is None else self.registry.dump()
-        described = (self.idl.events, sorted((name, repr(kind)) for name, kind in self.idl.types.items()), versions)
+        versions: list[tuple[int, Idl]] = [(0, self.idl)]
+        if self.registry is not None:
+            held = self.registry.versions(address_bytes(self.address))
+            # Before its first version a program is read with that one, whatever slot it was given for.
+            versions = [(v.slot_first if number else 0, load_idl(v.document)) for number, v in enumerate(held)]
+        described = [
+            (slot, idl.events, sorted((name, repr(kind)) for name, kind in idl.types.items())) for slot, idl in versions
+        ]
         return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
@@ -77,6 +83,8 @@ class Decoder:
                 # A program that was added later has a row of its own for a transaction that it shares; its events are that row's.
                 if record.twin is not None or self._ids.get(record.program) not in row.programs:
                     continue
+                if record.trailing:
+                    metrics.LONGER.labels(program=record.program).inc()
                 place = (row.position, raw.slot, raw.transaction_index, number, raw.signature)
                 if record.name is None or record.error is not None:
                     found.append(

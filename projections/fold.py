@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from projections.model import Event, Key, Projection, Row, Rows
+from projections.model import Event, Handler, Key, Projection, Row, Rows
 
 UNDECODABLE = "undecodable"
 HANDLER = "handler"
@@ -55,7 +55,7 @@ class Loader(Protocol):
 
     def load(self, keys: Iterable[tuple[str, Key]]) -> None: ...
 
-    def touch(self, table: str, key: Key) -> None: ...
+    def touch(self, changed: Iterable[tuple[str, Key]]) -> None: ...
 
 
 def fold(
@@ -69,46 +69,55 @@ def fold(
 
     The events must come in chain order within a scope. Returns what was not applied.
     """
-    batch = [event for event in events if (event.position, event.event_index) not in skip]
-    keys: list[tuple[str, Key]] = []
-    broken: dict[int, str] = {}
-    for number, event in enumerate(batch):
-        if isinstance(event, Event):
-            try:
-                keys.extend(projection.keys_of(event))
-            except Exception as error:
-                broken[number] = _line(error)
-    store.load(keys)
-    rows = Rows(projection, store.held)
-    parked: list[Parked] = []
     handlers = projection.handlers
-    for number, event in enumerate(batch):
-        if isinstance(event, Poison):
-            scope = projection.scope_of_raw(event.raw) or ""
-            reason = BEHIND if scope in parked_scopes else UNDECODABLE
-            # What waits may still be undecodable: the reason that needs a fix is the one to show.
-            parked.append(_parked(event, scope, UNDECODABLE if event.error else reason, event.error, event.raw))
-            if scope:
-                parked_scopes.add(scope)
+    keys: list[tuple[str, Key]] = []
+    batch: list[tuple[Event | Poison, Handler | None, list[tuple[str, Key]], str | None]] = []
+    for event in events:
+        if skip and (event.position, event.event_index) in skip:
             continue
-        on = handlers.get(event.name)
+        if event.__class__ is Poison:
+            batch.append((event, None, [], None))
+            continue
+        on = handlers.get(event.name)  # type: ignore[arg-type]
         if on is None:
             continue
-        scope = projection.scope_of(event.data) or ""
-        if scope and scope in parked_scopes:
-            parked.append(_parked(event, scope, BEHIND, "an earlier event of the same scope is parked", b""))
-            continue
+        mine, wrong = [], None
         try:
-            if number in broken:
-                raise ValueError(broken[number])
-            touched = rows.apply(on.handler, event)
+            for wanted in on.keys:
+                key = wanted.key(event)  # type: ignore[arg-type]
+                if key is not None:
+                    mine.append((wanted.table, key))
         except Exception as error:
-            parked.append(_parked(event, scope, HANDLER, _line(error), b""))
+            wrong = _line(error)
+        keys += mine
+        batch.append((event, on.handler, mine, wrong))
+    store.load(keys)
+    rows = Rows(projection, store.held)
+    apply, touch = rows.apply, store.touch
+    parked: list[Parked] = []
+    for event, handler, mine, wrong in batch:
+        if isinstance(event, Poison):
+            scope = projection.scope_of_raw(event.raw) or ""
+            parked.append(_parked(event, scope, UNDECODABLE, event.error, event.raw))
             if scope:
                 parked_scopes.add(scope)
             continue
-        for table, key in touched:
-            store.touch(table, key)
+        if parked_scopes:
+            scope = projection.scope_of(event.data) or ""
+            if scope in parked_scopes:
+                parked.append(_parked(event, scope, BEHIND, "an earlier event of the same scope is parked", b""))
+                continue
+        try:
+            if wrong is not None or handler is None:
+                raise ValueError(wrong)
+            changed = apply(handler, event, mine)
+        except Exception as error:
+            scope = projection.scope_of(event.data) or ""
+            parked.append(_parked(event, scope, HANDLER, wrong or _line(error), b""))
+            if scope:
+                parked_scopes.add(scope)
+            continue
+        touch(changed)
     return parked
 
 
@@ -132,5 +141,5 @@ class MemoryStore:
         for table, key in keys:
             self.held[table].setdefault(key, None)
 
-    def touch(self, table: str, key: Key) -> None:
+    def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
         """Nothing has to be written."""

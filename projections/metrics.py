@@ -15,3 +15,8 @@ POSITION = Gauge("indexer_projection_position", "Ledger position that the tables
 LAG_POSITIONS = Gauge("indexer_projection_lag_positions", "Ledger rows not yet in the tables", ["projection"])
 DEAD_LETTERS = Gauge("indexer_projection_dead_letters", "Events parked and not resolved", ["projection"])
 FAILED = Gauge("indexer_projection_failed", "1 while the projection stands still because of an error", ["projection"])
+LONGER = Counter(
+    "indexer_projection_longer_events_total",
+    "Events with more bytes than their IDL describes: a newer IDL is due",
+    ["program"],
+)

@@ -2,31 +2,37 @@
 
 A handler sees rows through a keyed view and changes them; it performs no I/O and asks no clock. The framework loads what
 the declared keys name, folds, and writes. Wrong use fails when the projection is made, or in its unit test, with a message
-that says what to write.
+that says what to write. What PostgreSQL would refuse is refused here already, event by event: a whole batch that fails
+would be another history than the same events one by one.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import msgspec
 import sqlalchemy as sa
 
-Row: TypeAlias = dict[str, Any]
+from projections.columns import Accepts, accepts
+from projections.purity import impurity
+
+# A row as a handler sees it cannot be changed in place.
+Row: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]
 # An account's address and data to the table, the key and the columns that its row must have.
 Expectation: TypeAlias = Callable[[str, Mapping[str, Any]], tuple[str, Key, Row]]
-Handler: TypeAlias = Callable[["Rows", "Event"], None]
+Handler: TypeAlias = Callable[["Rows", "Event"], Any]
 
 # Filled by the framework in every row.
 PROVENANCE = ("created_slot", "created_signature", "updated_slot", "updated_signature")
-_IMPURE = frozenset(
-    {"time", "random", "os", "socket", "requests", "httpx", "psycopg", "secrets", "uuid", "subprocess", "open"}
-)
 _TIME_MAX = 253_402_300_799
 
 
@@ -34,9 +40,11 @@ class ProjectionError(Exception):
     """A projection is written wrongly; the message says what to write instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A decoded event. `block_time` in unix seconds; `program` base58; `data` in the contract's JSON form."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """A decoded event. `block_time` in unix seconds; `program` base58; `data` in the contract's JSON form.
+
+    (A Struct: a tenth of a frozen dataclass's cost to make, and one is made for every event.)
+    """
 
     position: int
     slot: int
@@ -54,42 +62,102 @@ class Event:
         return (self.slot, self.transaction_index, self.event_index)
 
 
+@lru_cache(maxsize=4096)
 def moment(seconds: int) -> datetime | None:
     """Unix seconds as a time; None for 0, which the chain uses for never, and for what no calendar holds."""
     return datetime.fromtimestamp(seconds, UTC) if 0 < seconds <= _TIME_MAX else None
 
 
+_encode = msgspec.json.Encoder().encode
 _PLAIN = frozenset({int, bool, float, type(None)})
 
 
 def clean(value: Any) -> Any:
     """The value as PostgreSQL can store it: U+0000 becomes U+FFFD, in keys too."""
+    try:
+        # Encoding costs a fifth of a walk, and in JSON the character has one form only.
+        if b"\\u0000" not in _encode(value):
+            return value
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        # What JSON does not hold is walked.
+        pass
+    return _cleaned(value)
+
+
+def _cleaned(value: Any) -> Any:
     kind = type(value)
     if kind is str:
         return value.replace("\x00", "\ufffd") if "\x00" in value else value
     if kind is list:
-        return [item if type(item) in _PLAIN else clean(item) for item in value]
+        return [item if type(item) in _PLAIN else _cleaned(item) for item in value]
     if kind is dict:
         return {
-            (clean(name) if "\x00" in name else name): item if type(item) in _PLAIN else clean(item)
+            (_cleaned(name) if "\x00" in name else name): item if type(item) in _PLAIN else _cleaned(item)
             for name, item in value.items()
         }
     return value
 
 
-def _free_of_nul(values: Row) -> Row:
-    # An event's data is clean already; only text that a handler made itself can hold one.
-    for value in values.values():
-        if (type(value) is str and "\x00" in value) or type(value) is dict:
-            cleaned: Row = clean(values)
-            return cleaned
-    return values
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A row that an event needs: the table, how its key is found in the event's data, and what the key's columns accept."""
+
+    table: str
+    paths: tuple[str, ...]
+    getters: tuple[Callable[[Any], Any], ...]
+    columns: tuple[Accepts, ...]
+
+    def key(self, event: Event) -> Key | None:
+        """The key; None when the event leaves the field empty. ProjectionError when there is no such field or it is no key."""
+        if len(self.paths) == 1 and self.columns[0].plain_text:
+            # What most keys are: an address.
+            try:
+                text = self.getters[0](event.data)
+            except (KeyError, TypeError):
+                text = None
+            if text.__class__ is str:
+                return (text,)
+        values = []
+        for path, getter, column in zip(self.paths, self.getters, self.columns, strict=True):
+            try:
+                value = getter(event.data)
+            except (KeyError, TypeError):
+                raise ProjectionError(
+                    f"{event.name} has no field {path!r}; name a field of the event as the key"
+                ) from None
+            if value is None:
+                return None
+            if value.__class__ not in column.kinds or column.refuses(value):
+                raise ProjectionError(
+                    f"{event.name}: the field {path!r} is {_shown(value)}, no key for {self.table}.{column.name}; "
+                    f"name a field that is {column.wants}"
+                )
+            values.append(value)
+        return tuple(values)
+
+
+def _getter(path: str) -> Callable[[Any], Any]:
+    parts = path.split(".")
+    if len(parts) == 1:
+        return itemgetter(path)
+
+    def get(data: Any) -> Any:
+        for part in parts:
+            data = data[part]
+        return data
+
+    return get
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:60]}{'…' if len(text) > 60 else ''} ({type(value).__name__})"
 
 
 @dataclass(frozen=True, slots=True)
 class _On:
     handler: Handler
-    keys: tuple[tuple[str, str], ...]
+    keys: tuple[_Wanted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +202,7 @@ class Projection:
         for table in self.tables:
             if not table.primary_key.columns:
                 raise ProjectionError(f"table {table.name}: no key; give a column primary_key=True")
+            _check_table(table)
             taken = [name for name in PROVENANCE if name in table.c]
             if taken:
                 raise ProjectionError(f"table {table.name}: column {taken[0]} is filled by the framework; leave it out")
@@ -145,31 +214,30 @@ class Projection:
     def on(self, event: str, **keys: str | tuple[str, ...]) -> Callable[[Handler], Handler]:
         """Register the handler of an event. `keys` says which rows it needs: table="field of the event's data".
 
-        A key that is a field inside a struct is written with dots. Several keys of one table: a tuple of fields.
+        A key that is a field inside a struct is written with dots. Several keys of one table: a tuple of fields. A key of several
+        columns: their fields with commas, in the order of the table's key. An event that leaves such a field empty needs no row.
         """
-        names = {table.name for table in self.tables}
+        tables = {table.name: table for table in self.tables}
         for table in keys:
-            if table not in names:
+            if table not in tables:
                 raise ProjectionError(
-                    f"{event}: unknown table {table!r}; this projection has {', '.join(sorted(names))}"
+                    f"{event}: unknown table {table!r}; this projection has {', '.join(sorted(tables))}"
                 )
         if event in self.handlers:
             raise ProjectionError(f"{event}: a second handler; an event has one")
-        pairs = tuple(
-            (table, name)
-            for table, names_ in keys.items()
-            for name in ((names_,) if isinstance(names_, str) else names_)
+        wanted = tuple(
+            _wanted(event, tables[table], name)
+            for table, names in keys.items()
+            for name in ((names,) if isinstance(names, str) else names)
         )
 
         def register(handler: Handler) -> Handler:
             if inspect.iscoroutinefunction(handler) or inspect.isgeneratorfunction(handler):
                 raise ProjectionError(f"{event}: the handler must be a plain function; write def, and no yield")
-            impure = sorted(_IMPURE & set(handler.__code__.co_names))
-            if impure:
-                raise ProjectionError(
-                    f"{event}: the handler uses {impure[0]}; take times and values from the event instead"
-                )
-            self.handlers[event] = _On(handler, pairs)
+            found = impurity(handler)
+            if found is not None:
+                raise ProjectionError(f"{event}: the handler {found}; take times and values from the event instead")
+            self.handlers[event] = _On(handler, wanted)
             return handler
 
         return register
@@ -182,89 +250,169 @@ class Projection:
         return value if isinstance(value, str) else None
 
     def keys_of(self, event: Event) -> Iterable[tuple[str, Key]]:
-        """The rows that the event's handler may touch."""
+        """The rows that the event's handler may touch. ProjectionError when the event does not give them."""
         on = self.handlers.get(event.name)
         if on is None:
             return ()
-        return [(table, (_at(event, path),)) for table, path in on.keys]
+        return [(wanted.table, key) for wanted in on.keys if (key := wanted.key(event)) is not None]
 
 
-def _at(event: Event, path: str) -> Any:
-    value: Any = event.data
-    for part in path.split("."):
-        try:
-            value = value[part]
-        except (KeyError, TypeError):
-            raise ProjectionError(f"{event.name} has no field {path!r}; name a field of the event as the key") from None
-    return value
+def _wanted(event: str, table: sa.Table, fields: str) -> _Wanted:
+    paths = tuple(path.strip() for path in fields.split(","))
+    columns = [accepts(column) for column in table.primary_key.columns]
+    if len(paths) != len(columns):
+        names = ", ".join(c.name for c in columns)
+        example = ",".join(f"<field of {c.name}>" for c in columns)
+        raise ProjectionError(
+            f'{event}: the key of {table.name} is {names}, and {fields!r} names {len(paths)} of them; write {table.name}="{example}"'
+        )
+    return _Wanted(table.name, paths, tuple(map(_getter, paths)), tuple(columns))
+
+
+def _check_table(table: sa.Table) -> None:
+    for constraint in [*table.constraints, *(each for column in table.columns for each in column.constraints)]:
+        if not isinstance(constraint, sa.PrimaryKeyConstraint):
+            raise ProjectionError(
+                f"table {table.name}: a {type(constraint).__name__} is checked by the database for a whole batch; leave it out and "
+                "let the handler raise"
+            )
+    for index in table.indexes:
+        if index.unique:
+            raise ProjectionError(
+                f"table {table.name}: index {index.name} is unique; make these columns the key instead"
+            )
+    for column in table.columns:
+        if isinstance(column.type, sa.REAL | sa.CHAR):
+            better = "sa.Float" if isinstance(column.type, sa.REAL) else "sa.Text"
+            raise ProjectionError(
+                f"table {table.name}: column {column.name}: a {column.type} comes back as another value than was put; use {better}"
+            )
+        if column.server_default is not None or column.computed is not None or column.identity is not None:
+            raise ProjectionError(
+                f"table {table.name}: column {column.name} is filled by the database; give default=<a value> or let the handler put it"
+            )
+        default = column.default
+        if default is not None and not (isinstance(default, sa.ColumnDefault) and default.is_scalar):
+            raise ProjectionError(f"table {table.name}: column {column.name}: default must be a plain value")
+
+
+class _Now:
+    """The event whose handler runs."""
+
+    __slots__ = ("event", "journal", "keys")
+
+    def __init__(self) -> None:
+        self.event: Event | None = None
+        # What it declared. Other rows may be loaded for other events of the batch, and which these are must not matter.
+        self.keys: Sequence[tuple[str, Key]] = ()
+        self.journal: list[tuple[TableRows, Key, Row | None]] = []
 
 
 class TableRows:
     """One table's rows by key, as far as they were loaded. Values are replaced, never changed in place."""
 
-    __slots__ = ("_columns", "_held", "_journal", "_key", "_name", "current")
+    __slots__ = ("_columns", "_empty", "_held", "_key", "_keys", "_name", "_now", "_required")
 
-    def __init__(
-        self, table: sa.Table, held: dict[Key, Row | None], journal: list[tuple[Any, Key, Row | None]]
-    ) -> None:
+    def __init__(self, table: sa.Table, held: dict[Key, Row | None], now: _Now) -> None:
         self._name = table.name
-        self._columns = {c.name: _empty(c) for c in table.c}
+        self._columns = {c.name: accepts(c) for c in table.c}
+        self._empty = {c.name: _empty(c) for c in table.c}
         self._key = tuple(c.name for c in table.primary_key.columns)
+        self._keys = frozenset(self._key)
+        self._required = {
+            c.name for c in table.c if not c.nullable and c.name not in self._key and self._empty[c.name] is None
+        }
         self._held = held
-        self._journal = journal
-        self.current: Event | None = None
+        self._now = now
 
     def get(self, *key: Any) -> Row | None:
-        """The row, or None when there is none. Do not change it: use `update`."""
-        try:
+        """The row, or None when there is none. It cannot be changed: use `update`."""
+        row = self._row(key)
+        return None if row is None else MappingProxyType(row)
+
+    def _row(self, key: Key) -> Row | None:
+        if (self._name, key) in self._now.keys:
             return self._held[key]
-        except KeyError:
+        try:
+            hash(key)
             raise ProjectionError(
                 f'{self._name}: the key {key!r} was never loaded; declare it: @projection.on(…, {self._name}="<field>")'
+            )
+        except TypeError:
+            raise ProjectionError(
+                f"{self._name}: {key!r} is no key; give the value of {', '.join(self._key)}, as the event has it"
             ) from None
 
     def put(self, *key: Any, **values: Any) -> None:
-        """Make the row, or replace it as a whole."""
-        self.get(*key)
+        """Make the row, or replace it as a whole. Columns that are not given get their default."""
+        before = self._row(key)
         event = self._event()
-        self._check(values)
-        row = {**self._columns, **dict(zip(self._key, key, strict=True)), **_free_of_nul(values)}
+        self._check(key, values)
+        if not self._required <= values.keys():
+            missing = sorted(self._required - values.keys())
+            raise ProjectionError(
+                f"{self._name}: put without {', '.join(missing)}; give a value, or the column a default"
+            )
+        row = {**self._empty, **dict(zip(self._key, key, strict=True)), **values}
         row["created_slot"] = row["updated_slot"] = event.slot
         row["created_signature"] = row["updated_signature"] = event.signature
-        self._set(key, row)
+        self._now.journal.append((self, key, before))
+        self._held[key] = row
 
     def update(self, *key: Any, **values: Any) -> None:
         """Change columns of a row that exists. ProjectionError when it does not."""
-        row = self.get(*key)
+        before = self._row(key)
         event = self._event()
-        if row is None:
+        if before is None:
             raise ProjectionError(f"{self._name}: no row {key!r} to update; the event that makes it is missing")
-        self._check(values)
-        self._set(
-            key, {**row, **_free_of_nul(values), "updated_slot": event.slot, "updated_signature": event.signature}
-        )
+        self._check(key, values)
+        self._now.journal.append((self, key, before))
+        self._held[key] = {
+            **before,
+            **values,
+            "updated_slot": event.slot,
+            "updated_signature": event.signature,
+        }
 
     def delete(self, *key: Any) -> None:
         """Remove the row; nothing happens when there is none."""
-        if self.get(*key) is not None:
-            self._set(key, None)
+        before = self._row(key)
+        self._event()
+        if before is not None:
+            self._now.journal.append((self, key, before))
+            self._held[key] = None
 
-    def _set(self, key: Key, row: Row | None) -> None:
-        self._journal.append((self, key, self._held[key]))
-        self._held[key] = row
-
-    def restore(self, key: Key, row: Row | None) -> None:
-        """Undo one change."""
-        self._held[key] = row
-
-    def _check(self, values: Mapping[str, Any]) -> None:
-        for name in values:
-            if name not in self._columns:
+    def _check(self, key: Key, values: dict[str, Any]) -> None:
+        """Refuse what the column cannot hold, and clean what a handler made of text."""
+        columns = self._columns
+        for name, value in values.items():
+            column = columns.get(name)
+            if column is None:
                 raise ProjectionError(f"{self._name}: unknown column {name!r}; it has {', '.join(self._columns)}")
+            kind = value.__class__
+            if kind is str and column.plain_text:
+                # An event's data is clean already; text that a handler made itself can hold one.
+                if "\x00" in value:
+                    values[name] = value.replace("\x00", "\ufffd")
+            elif kind is int and column.low <= value <= column.high:
+                pass
+            elif kind not in column.kinds or (column.looks and column.refuses(value)):
+                raise ProjectionError(f"{self._name}.{name}: {_shown(value)} does not fit; give {column.wants}")
+            elif column.nested and (kind is list or kind is dict or kind is str):
+                values[name] = clean(value)
+        if self._keys.isdisjoint(values):
+            return
+        for name, part in zip(self._key, key, strict=True):
+            if name in values and values[name] != part:
+                raise ProjectionError(
+                    f"{self._name}: {name} is the row's key and cannot be changed; put a row of that key"
+                )
 
     def _event(self) -> Event:
-        assert self.current is not None, "rows change only inside a handler"
-        return self.current
+        event = self._now.event
+        if event is None:
+            raise ProjectionError(f"{self._name}: rows change only inside a handler")
+        return event
 
 
 def _empty(column: sa.Column[Any]) -> Any:
@@ -276,25 +424,33 @@ class Rows:
     """The tables of a projection, as attributes by name."""
 
     def __init__(self, projection: Projection, held: dict[str, dict[Key, Row | None]]) -> None:
-        self._journal: list[tuple[Any, Key, Row | None]] = []
-        self._tables = {t.name: TableRows(t, held[t.name], self._journal) for t in projection.tables}
+        self._now = _Now()
+        self._tables = {t.name: TableRows(t, held[t.name], self._now) for t in projection.tables}
+        # Found as attributes without the detour over __getattr__.
+        self.__dict__.update({n: t for n, t in self._tables.items() if not n.startswith("_") and n != "apply"})
 
     def __getattr__(self, name: str) -> TableRows:
         try:
-            return self._tables[name]
+            return self.__dict__["_tables"][name]  # type: ignore[no-any-return]
         except KeyError:
             raise ProjectionError(f"unknown table {name!r}; this projection has {', '.join(self._tables)}") from None
 
-    def apply(self, on: Handler, event: Event) -> set[tuple[str, Key]]:
-        """Run a handler. The rows that it changed; when it raises, none is."""
-        for rows in self._tables.values():
-            rows.current = event
-        journal = self._journal
+    def apply(self, on: Handler, event: Event, keys: Sequence[tuple[str, Key]]) -> list[tuple[str, Key]]:
+        """Run a handler that may touch the rows of `keys`. The rows that it changed, some perhaps twice; when it raises, none is."""
+        now = self._now
+        now.event, now.keys = event, keys
+        journal = now.journal
         journal.clear()
         try:
-            on(self, event)
+            returned: Any = on(self, event)
+            if returned is not None:
+                raise ProjectionError(
+                    f"{event.name}: the handler returned {_shown(returned)}; change rows with put, update, delete and return nothing"
+                )
         except BaseException:
             for rows, key, before in reversed(journal):
-                rows.restore(key, before)
+                rows._held[key] = before
             raise
-        return {(rows._name, key) for rows, key, _before in journal}
+        finally:
+            now.event = None
+        return [(rows._name, key) for rows, key, _before in journal]

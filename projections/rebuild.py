@@ -1,32 +1,48 @@
-"""Rebuilding: the ledger folded into fresh tables beside the live ones, compared, caught up, and swapped in one transaction of views."""
-
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
 from programs.errors import EXIT_UNREACHABLE, UserError
 from projections import bootstrap, catalogue
-from projections.apply import Target, advance, due, retract_decoded, write_decoded
+from projections.apply import (
+    Batch,
+    Target,
+    advance,
+    advance_events,
+    batch_of,
+    copy_decoded,
+    due,
+    park_undecodable,
+    refold,
+)
+from projections.bootstrap import REBUILD_LOCK_SPACE, clean_litter
 from projections.catalogue import EVENTS, Conn, State, schema_of
+from projections.dead_letters import settle_undecodable
 from projections.decoding import Decoder, ProgramSpec
-from projections.fold import Parked, fold
-from projections.model import Projection
+from projections.fold import Poison, fold
+from projections.model import Event, Projection
 from projections.store import Store, create_indexes, create_tables, query, quoted
+from projections.supply import Wanted, parts
 from projections.views import create_view, installed_name, projection_views, replace_views
 from schema import db, reads, roles
 
-_BATCH = 5_000
-_ROWS_HELD_MAX = 100_000
 _SWAP_ATTEMPTS = 600
-_LOCK_SPACE = 0x7265
-_T = TypeVar("_T")
+# Tables of the same version are built to the position of the live ones, so that they can be compared; when these are further behind
+# than that, to the end of the ledger.
+_BEHIND_MAX = 50_000
+# With fewer rows than this to catch up the followers can be kept waiting.
+_NEAR = 2_000
+_CATCH_UPS = 20
+_ROW_LOCK_MS = 5_000
+_APPLICATION = "indexer-rebuild"
+# Done, at most.
 Progress = Callable[[int, int], None]
 
 
@@ -72,6 +88,10 @@ def find(specs: Sequence[ProgramSpec], name: str) -> tuple[ProgramSpec, Projecti
     return found[0]
 
 
+# What a rebuild would change, told before it does.
+Compared = Callable[[tuple[TableDifference, ...]], None]
+
+
 def rebuild(
     dsn: str,
     specs: Sequence[ProgramSpec],
@@ -80,143 +100,353 @@ def rebuild(
     dry_run: bool = False,
     as_of: tuple[int, str] | None = None,
     progress: Progress | None = None,
+    compared: Compared | None = None,
 ) -> Report:
     """Rebuild one projection. `as_of` is a slot and a schema: the state after that slot, in views of that schema; nothing is swapped.
 
-    The old tables serve until the swap. UserError when another rebuild of the same projection runs.
+    The old tables serve until the swap, and followers go on with them. UserError when another rebuild of the same projection runs.
     """
-    with (
-        db.connect(dsn, application="indexer-rebuild") as conn,
-        db.connect(dsn, application="indexer-rebuild-reader") as reader,
-        _alone(conn, name),
-    ):
-        if name == EVENTS:
-            return _rebuild_events(conn, reader, specs, dry_run, progress)
-        spec, projection = find(specs, name)
-        installed = installed_name(spec, projection)
-        clean_litter(conn, installed)
-        state = "building" if as_of is None else "as_of"
+    work: _Events | _Rows
+    if name == EVENTS:
+        work = _Events(dsn, specs)
+    else:
+        work = _Rows(dsn, specs, *find(specs, name), as_of)
+    with _connection(dsn) as conn, _alone(conn, work.name):
+        clean_litter(conn, work.name)
         if as_of is not None:
             _free_schema(conn, as_of[1])
-        generation = catalogue.new_generation(conn, installed, bootstrap.version(spec, projection), "building")
+        generation = catalogue.new_generation(conn, work.name, work.version, "building")
         try:
-            target, parked, count = _build(conn, reader, spec, projection, specs, generation, as_of, progress)
-            if as_of is not None:
-                _show(conn, projection, target.state.schema, as_of[1])
-                conn.execute("UPDATE projections.generations SET state = %s WHERE id = %s", (state, generation))
-                return Report(installed, count, (), len(parked), False)
-            return _finish(conn, specs, target, Decoder(specs), parked, count, dry_run)
+            count = work.build(conn, generation, progress)
+            if as_of is not None and isinstance(work, _Rows):
+                _show(conn, work.projection, schema_of(generation), as_of[1])
+                conn.execute("UPDATE projections.generations SET state = 'as_of' WHERE id = %s", (generation,))
+                return Report(work.name, count, (), work.letters(conn), False)
+            found = _compared(conn, work, generation)
+            if compared is not None:
+                compared(found)
+            letters = work.letters(conn)
+            if dry_run:
+                _drop_quietly(conn, generation)
+            else:
+                _swap(conn, work, generation)
+            return Report(work.name, count, found, letters, not dry_run)
         except BaseException:
-            if not conn.broken:
-                catalogue.drop_generation(conn, generation)
+            with contextlib.suppress(psycopg.Error):
+                if not conn.broken:
+                    catalogue.drop_generation(conn, generation)
             raise
 
 
 @contextmanager
+def _connection(dsn: str) -> Iterator[Conn]:
+    with db.connect(dsn, application=_APPLICATION) as conn:
+        # Half-built tables need no disk to wait for; the swap does, and says so.
+        conn.execute("SET synchronous_commit = off; SET maintenance_work_mem = '128MB'; SET work_mem = '32MB'")
+        with contextlib.suppress(psycopg.Error):
+            # The server process of a rebuild that was killed ends, and with it its lock, also in the middle of a long statement.
+            conn.execute("SET client_connection_check_interval = '1s'")
+        yield conn
+
+
+@contextmanager
 def _alone(conn: Conn, name: str) -> Iterator[None]:
-    row = conn.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LOCK_SPACE, name)).fetchone()
+    row = conn.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (REBUILD_LOCK_SPACE, name)).fetchone()
     if row is None or not row[0]:
         raise UserError(f"{name} is being rebuilt by another process; wait for it to end", 1)
-    yield
+    try:
+        yield
+    finally:
+        if not conn.broken:
+            conn.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (REBUILD_LOCK_SPACE, name))
 
 
-def clean_litter(conn: Conn, name: str) -> None:
-    """Drop what a killed rebuild left. Called under the rebuild's lock: nobody is at work on it."""
-    live = {s.generation for s in catalogue.states(conn).values()}
-    found = conn.execute(
-        "SELECT id FROM projections.generations WHERE name = %s AND state IN ('building', 'old')", (name,)
-    ).fetchall()
-    for (generation,) in found:
-        if generation not in live:
-            catalogue.drop_generation(conn, generation)
+def _bounds(conn: Conn, live: State, version: str) -> tuple[int, int]:
+    """The position and the retraction up to which to build."""
+    # In this order: a retraction that is counted takes back a row that is.
+    row = conn.execute("SELECT coalesce(max(id), 0) FROM ledger.retractions").fetchone()
+    retraction_id, head = 0 if row is None else int(row[0]), reads.head(conn)
+    if live.version == version and head - live.position <= _BEHIND_MAX:
+        return live.position, live.retraction_id
+    return head, retraction_id
 
 
-def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Lists of at most `size` items."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+class _Rows:
+    """A projection's tables, built beside the live ones."""
 
+    def __init__(
+        self,
+        dsn: str,
+        specs: Sequence[ProgramSpec],
+        spec: ProgramSpec,
+        projection: Projection,
+        as_of: tuple[int, str] | None,
+    ) -> None:
+        self.dsn = dsn
+        self.specs = specs
+        self.name = installed_name(spec, projection)
+        self.version = bootstrap.version(spec, projection)
+        self.projection = projection
+        self._spec = spec
+        self._slot_to = None if as_of is None else as_of[0]
+        self._decoder = Decoder(specs)
+        self._target: Target | None = None
 
-def _build(
-    conn: Conn,
-    reader: Conn,
-    spec: ProgramSpec,
-    projection: Projection,
-    specs: Sequence[ProgramSpec],
-    generation: int,
-    as_of: tuple[int, str] | None,
-    progress: Progress | None,
-) -> tuple[Target, list[Parked], int]:
-    schema = schema_of(generation)
-    create_tables(conn, projection, schema)
-    store = Store(conn, projection, schema, _ROWS_HELD_MAX)
-    store.known_empty()
-    decoder = Decoder(specs)
-    installed = installed_name(spec, projection)
-    states = catalogue.states(conn)
-    # Both are read before the rows: what comes in between is caught up again, and folding anew is harmless.
-    row = reader.execute("SELECT coalesce(max(id), 0) FROM ledger.retractions").fetchone()
-    retraction_id, position = 0 if row is None else int(row[0]), reads.head(reader)
-    parked: list[Parked] = []
-    stopped: set[str] = set()
-    skip = catalogue.discarded(conn, installed)
-    count, place = 0, (-1, -1)
-    rows = reads.iter_chain_order(reader, None, as_of[0] if as_of else None, spec.program_id, position_to=position)
-    for batch in chunks(rows, _BATCH):
+    @property
+    def target(self) -> Target:
+        assert self._target is not None, "built"
+        return self._target
+
+    @property
+    def state(self) -> State:
+        return self.target.state
+
+    @property
+    def tables(self) -> list[tuple[str, list[str]]]:
+        """Each table with its key."""
+        return [(t.name, [c.name for c in t.primary_key.columns]) for t in self.projection.tables]
+
+    def build(self, conn: Conn, generation: int, progress: Progress | None) -> int:
+        """Fold the ledger from its beginning; how many rows it had."""
+        schema, projection = schema_of(generation), self.projection
+        create_tables(conn, projection, schema)
+        letters = catalogue.own_letters(conn, self.name, schema)
+        store = Store(conn, projection, schema, bulk=True, fresh=True)
+        states = catalogue.states(conn)
+        position, retraction_id = _bounds(conn, states[self.name], self.version)
+        if self._slot_to is not None:
+            position = reads.head(conn)
+        stopped: set[str] = set()
+        skip = catalogue.discarded(conn, self.name, letters)
+        count, place = 0, (-1, -1)
+        wanted = Wanted(self._spec.address, self._spec.program_id, position, retraction_id, self._slot_to)
+        with parts(self.dsn, self.specs, wanted, position) as supply:
+            for part in supply:
+                with conn.transaction():
+                    parked = fold(projection, store, part.events, stopped, skip)
+                    store.write()
+                    catalogue.park(conn, self.name, self._spec.program_id, parked, letters)
+                count, place = count + part.rows, max(place, part.place)
+                if progress is not None:
+                    progress(count, position)
         with conn.transaction():
-            events = [e for e in decoder.decode(batch) if e.program == spec.address]
-            parked.extend(fold(projection, store, events, stopped, skip))
-            store.write()
-        count += len(batch)
-        place = max(place, (batch[-1].raw.slot, batch[-1].raw.transaction_index))
-        if progress is not None:
-            progress(count, position)
-    create_indexes(conn, projection, schema)
-    state = State(
-        installed, bootstrap.version(spec, projection), generation, position, place[0], place[1], retraction_id
-    )
-    return Target(spec, projection, store, state, f"{quoted(states[EVENTS].schema)}.decoded"), parked, count
+            store.flush()
+        create_indexes(conn, projection, schema)
+        state = State(self.name, self.version, generation, position, place[0], place[1], retraction_id)
+        decoded = f"{quoted(states[EVENTS].schema)}.decoded"
+        self._target = Target(self._spec, projection, store, state, decoded, letters)
+        return count
+
+    def catch_up(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+        """Apply a batch to the new tables, in the caller's transaction."""
+        # The events may have been rebuilt and swapped meanwhile.
+        self.target.decoded = f"{quoted(catalogue.states(conn)[EVENTS].schema)}.decoded"
+        advance(conn, self.specs, self.target, self._decoder, batch, retractions)
+        self.target.store.flush()
+
+    def batch(self, rows: Sequence[reads.LedgerRow]) -> Batch:
+        return batch_of(self.state.position, rows, self._decoder)
+
+    def again(self, state: State) -> None:
+        """The transaction failed: the tables are as they were."""
+        self.target.state = state
+        self.target.forget()
+
+    def letters(self, conn: Conn) -> int:
+        """Events that stand parked in the new tables."""
+        row = conn.execute(query(f"SELECT count(*) FROM {self.target.letters} WHERE resolved_at IS NULL")).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def settle(self, conn: Conn) -> None:
+        """Make the letters those of the new tables, in the transaction of the swap."""
+        self._discard(conn)
+        own, name, position = self.target.letters, self.name, self.state.position
+        same = "k.position = l.position AND k.event_index = l.event_index AND k.resolved_at IS NULL"
+        conn.execute(
+            query(
+                "UPDATE ledger.dead_letters l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s AND"
+                f" resolved_at IS NULL AND position <= %s AND NOT EXISTS (SELECT FROM {own} k WHERE {same})"
+            ),
+            (name, position),
+        )
+        conn.execute(
+            query(
+                f"UPDATE ledger.dead_letters l SET reason = k.reason, error = k.error FROM {own} k WHERE l.projection = %s AND"
+                f" l.resolved_at IS NULL AND {same}"
+            ),
+            (name,),
+        )
+        conn.execute(
+            query(
+                "INSERT INTO ledger.dead_letters (projection, program, position, slot, signature, event_index, event_name, scope, reason,"
+                " error, raw) SELECT projection, program, position, slot, signature, event_index, event_name, scope, reason, error, raw"
+                f" FROM {own} k WHERE resolved_at IS NULL AND NOT EXISTS (SELECT FROM ledger.dead_letters l WHERE l.projection = %s AND"
+                " l.resolved_at IS NULL AND l.position = k.position AND l.event_index = k.event_index) ORDER BY position, event_index"
+            ),
+            (name,),
+        )
+        conn.execute(query(f"DROP TABLE {own}"))
+
+    def _discard(self, conn: Conn) -> None:
+        """What an operator left out while the tables were built is left out of them too."""
+        own = self.target.letters
+        found = conn.execute(
+            query(
+                f"INSERT INTO {own} (projection, program, position, slot, signature, event_index, event_name, scope, reason, error, raw,"
+                " resolved_at, resolution, resolution_reason) SELECT projection, program, position, slot, signature, event_index,"
+                " event_name, scope, reason, error, raw, resolved_at, resolution, resolution_reason FROM ledger.dead_letters l"
+                " WHERE projection = %s AND resolution = 'discarded' AND resolution_reason IS DISTINCT FROM 'retracted' AND NOT EXISTS"
+                f" (SELECT FROM {own} k WHERE k.position = l.position AND k.event_index = l.event_index AND k.resolution = 'discarded')"
+                " RETURNING coalesce(scope, '')"
+            ),
+            (self.name,),
+        ).fetchall()
+        if found:
+            scopes = sorted({scope for (scope,) in found})
+            everything = "" in scopes or self.projection.scope is None
+            refold(conn, self.target, self._decoder, None if everything else scopes, self.state.position)
 
 
-def _finish(
-    conn: Conn,
-    specs: Sequence[ProgramSpec],
-    target: Target,
-    decoder: Decoder,
-    parked: list[Parked],
-    count: int,
-    dry_run: bool,
-) -> Report:
-    """Catch up with the live tables, compare, and swap; all under the projection's lock, so that both are of one position."""
-    name, built = target.state.name, target.state
+class _Events:
+    """The table of decoded events, built beside the live one."""
+
+    def __init__(self, dsn: str, specs: Sequence[ProgramSpec]) -> None:
+        self.dsn = dsn
+        self.specs = specs
+        self.name = EVENTS
+        self.version = bootstrap.events_version(specs)
+        self.tables = [("decoded", ["position", "event_index"])]
+        self._decoder = Decoder(specs)
+        self._state: State | None = None
+        self._poisons: dict[tuple[int, int], Poison] = {}
+
+    @property
+    def state(self) -> State:
+        assert self._state is not None, "built"
+        return self._state
+
+    def build(self, conn: Conn, generation: int, progress: Progress | None) -> int:
+        """Decode the ledger from its beginning; how many rows it had."""
+        schema = schema_of(generation)
+        catalogue.create_decoded(conn, schema)
+        position, retraction_id = _bounds(conn, catalogue.states(conn)[EVENTS], self.version)
+        count, place = 0, (-1, -1)
+        with parts(self.dsn, self.specs, Wanted(None, None, position, retraction_id), position) as supply:
+            for part in supply:
+                if part.lines:
+                    with conn.transaction():
+                        copy_decoded(conn, schema, part.lines)
+                self._undecodable(part.events)
+                count, place = count + part.rows, max(place, part.place)
+                if progress is not None:
+                    progress(count, position)
+        catalogue.index_decoded(conn, schema, bootstrap.scopes(self.specs))
+        conn.execute(
+            query(
+                f"UPDATE {quoted(schema)}.decoded d SET retracted = true FROM ledger.retractions r WHERE r.id <= %s AND"
+                " d.position = r.position"
+            ),
+            (retraction_id,),
+        )
+        self._state = State(EVENTS, self.version, generation, position, place[0], place[1], retraction_id)
+        return count
+
+    def catch_up(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+        """Add a batch to the new table, in the caller's transaction."""
+        self._state = advance_events(conn, self.specs, self.state, batch, retractions, beside=True)
+        self._undecodable(batch.events)
+
+    def batch(self, rows: Sequence[reads.LedgerRow]) -> Batch:
+        return batch_of(self.state.position, rows, self._decoder)
+
+    def again(self, state: State) -> None:
+        """The transaction failed: the table is as it was."""
+        self._state = state
+
+    def letters(self, conn: Conn) -> int:
+        """Events of programs without a projection that do not decode."""
+        return len(self._poisons)
+
+    def settle(self, conn: Conn) -> None:
+        """Letters of programs without a projection: what decodes now is resolved, and what does not is parked, once."""
+        settle_undecodable(conn, self.state.schema)
+        gone = catalogue.discarded(conn, EVENTS)
+        park_undecodable(conn, self.specs, [p for place, p in self._poisons.items() if place not in gone])
+
+    def _undecodable(self, events: Sequence[Event | Poison]) -> None:
+        alone = {spec.address for spec in self.specs if not spec.projections}
+        self._poisons.update(
+            {(e.position, e.event_index): e for e in events if isinstance(e, Poison) and e.program in alone}
+        )
+
+
+def _catch_up(conn: Conn, work: _Rows | _Events, live: State, rows_max: int | None = None) -> bool:
+    """Bring the new tables to the position of the live ones, where these are ahead; False when `rows_max` ended it before."""
+    done = 0
+    while rows_max is None or done < rows_max:
+        state = work.state
+        rows = [r for r in reads.read_batch(conn, state.position) if r.position <= live.position]
+        batch = work.batch(rows)
+        held = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= live.retraction_id]
+        new = due(held, state.retraction_id, max(batch.last, state.position))
+        if not rows and not new:
+            return True
+        with conn.transaction():
+            work.catch_up(conn, batch, new)
+        done += len(rows)
+    return False
+
+
+def _compared(conn: Conn, work: _Rows | _Events, generation: int) -> tuple[TableDifference, ...]:
+    """Row for row, the live tables and the new ones at one position, in a snapshot: followers wait while it is taken, and not after."""
+    for _ in range(_CATCH_UPS):
+        live = catalogue.states(conn)[work.name]
+        _catch_up(conn, work, live)
+        if catalogue.states(conn)[work.name].position - work.state.position < _NEAR:
+            break
+    with db.connect(work.dsn, application=_APPLICATION) as reader:
+        with db.connect(work.dsn, application=_APPLICATION) as guard, guard.transaction():
+            held = catalogue.lock(guard, work.name)
+            assert held is not None, "installed by bootstrap"
+            _catch_up(conn, work, held)
+            reader.execute("SET work_mem = '64MB'")
+            reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            reader.execute("SELECT 1 FROM projections.installed LIMIT 1")
+        old, new = held.schema, schema_of(generation)
+        return tuple(_difference(reader, table, key, old, new) for table, key in work.tables)
+
+
+def _swap(conn: Conn, work: _Rows | _Events, generation: int) -> None:
+    """Catch up for the last time and show the new tables, in one transaction."""
+    built = work.state
     for attempt in range(_SWAP_ATTEMPTS):
         try:
-            with conn.transaction(force_rollback=dry_run):
-                conn.execute(f"SET LOCAL lock_timeout = {bootstrap.SWAP_LOCK_MS}")
-                live = catalogue.lock(conn, name)
+            with conn.transaction():
+                conn.execute(f"SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {_ROW_LOCK_MS}")
+                live = catalogue.lock(conn, work.name)
                 assert live is not None, "installed by bootstrap"
-                _replace_letters(conn, target, parked)
-                _catch_up(conn, target, decoder, live)
-                compared = differences(conn, target.projection, live.schema, target.state.schema)
-                letters = len(parked)
-                if not dry_run:
-                    catalogue.save(conn, target.state)
-                    conn.execute("UPDATE projections.generations SET state = 'live' WHERE id = %s", (built.generation,))
-                    conn.execute("UPDATE projections.generations SET state = 'old' WHERE id = %s", (live.generation,))
-                    replace_views(conn, specs, catalogue.states(conn))
-            _drop_quietly(conn, built.generation if dry_run else live.generation)
-            return Report(name, count, compared, letters, not dry_run)
+                _catch_up(conn, work, live)
+                work.settle(conn)
+                catalogue.save(conn, replace(work.state, revision=live.revision + 1))
+                conn.execute("UPDATE projections.generations SET state = 'live' WHERE id = %s", (generation,))
+                conn.execute("UPDATE projections.generations SET state = 'old' WHERE id = %s", (live.generation,))
+                # From here on readers could wait for us: not longer than this, the first times hardly at all.
+                wait_ms = min(5 << min(attempt, 10), bootstrap.SWAP_LOCK_MS)
+                conn.execute(f"SET LOCAL lock_timeout = {wait_ms}")
+                replace_views(conn, work.specs, catalogue.states(conn))
+            _drop_quietly(conn, live.generation)
+            return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            target.state = built
-            target.store.clear()
-            time.sleep(min(0.05 * (attempt + 1), 1.0))
-    raise UserError(f"{name}: readers held the views for all of {_SWAP_ATTEMPTS} attempts; end long queries and try again",
-                    EXIT_UNREACHABLE)  # fmt: skip
+            work.again(built)
+            time.sleep(min(0.02 * (attempt + 1), 1.0))
+    raise UserError(
+        f"{work.name}: readers held the views for all of {_SWAP_ATTEMPTS} attempts; end long queries and try again",
+        EXIT_UNREACHABLE,
+    )
 
 
 def _drop_quietly(conn: Conn, generation: int) -> None:
-    # A reader's running query still holds the old tables; the next rebuild or start removes them otherwise.
+    # A reader's running query still holds the old tables; `clean_litter` removes them otherwise.
     for _ in range(20):
         try:
             with conn.transaction():
@@ -227,31 +457,6 @@ def _drop_quietly(conn: Conn, generation: int) -> None:
             time.sleep(0.1)
 
 
-def _catch_up(conn: Conn, target: Target, decoder: Decoder, live: State) -> None:
-    """Bring the new tables to the position of the live ones, where these are ahead."""
-    while True:
-        state = target.state
-        rows = [r for r in reads.read_batch(conn, state.position) if r.position <= live.position]
-        position = rows[-1].position if rows else state.position
-        held = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= live.retraction_id]
-        new = due(held, state.retraction_id, position)
-        if not rows and not new:
-            return
-        place = max(((r.raw.slot, r.raw.transaction_index) for r in rows), default=(-1, -1))
-        advance(conn, target, decoder, decoder.decode(rows), position, place, new)
-
-
-def _replace_letters(conn: Conn, target: Target, parked: Sequence[Parked]) -> None:
-    """The fold from the ledger says which events stand parked; what is not among them was applied."""
-    conn.execute(
-        "UPDATE ledger.dead_letters l SET resolved_at = clock_timestamp(), resolution = 'applied' WHERE projection = %s AND"
-        " resolved_at IS NULL AND position <= %s AND NOT EXISTS (SELECT FROM unnest(%s::bigint[], %s::int[]) AS"
-        " k(position, event_index) WHERE k.position = l.position AND k.event_index = l.event_index)",
-        (target.state.name, target.state.position, [p.position for p in parked], [p.event_index for p in parked]),
-    )
-    catalogue.park(conn, target.state.name, target.spec.program_id, parked)
-
-
 def differences(conn: Conn, projection: Projection, old: str, new: str) -> tuple[TableDifference, ...]:
     """Row for row. Where the versions have different columns, those that both have are compared."""
     return tuple(
@@ -259,84 +464,58 @@ def differences(conn: Conn, projection: Projection, old: str, new: str) -> tuple
     )
 
 
+_COLUMNS = (
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n"
+    " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"
+)
+
+
 def _difference(conn: Conn, table: str, key: list[str], old: str, new: str) -> TableDifference:
-    held = conn.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s INTERSECT"
-        " SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s ORDER BY 1",
-        (old, table, new, table),
-    ).fetchall()
+    before = dict(conn.execute(_COLUMNS, (old, table)).fetchall())
+    after = dict(conn.execute(_COLUMNS, (new, table)).fetchall())
     total = conn.execute(query(f"SELECT count(*) FROM {quoted(new)}.{quoted(table)}")).fetchone()
     rows = 0 if total is None else int(total[0])
-    if not held or not {c for (c,) in held} >= set(key):
+    held = sorted(before.keys() & after.keys())
+    if not set(key) <= set(held) or any(before[k] != after[k] for k in key):
         return TableDifference(table, rows, rows, 0, 0, ())
-    columns = ", ".join(quoted(c) for (c,) in held)
     using = ", ".join(map(quoted, key))
-    shown = " || '/' || ".join(f"{quoted(k)}::text" for k in key)
+    # Values of one type are compared as they are; what has no equality, or another type now, as text.
+    plain = {c for c in held if before[c] == after[c] and before[c] not in ("json", "xml", "point")}
+    changed = " OR ".join(
+        f"o.{quoted(c)} IS DISTINCT FROM n.{quoted(c)}"
+        if c in plain
+        else f"o.{quoted(c)}::text IS DISTINCT FROM n.{quoted(c)}::text"
+        for c in held
+        if c not in key
+    )
+    columns = ", ".join(map(quoted, held))
     sides = " FULL JOIN ".join(
-        f"(SELECT {using}, {shown} AS shown, to_jsonb(t) AS row FROM (SELECT {columns} FROM {quoted(s)}.{quoted(table)}) t) {alias}"
+        f"(SELECT {columns}, true AS there FROM {quoted(s)}.{quoted(table)}) {alias}"
         for s, alias in ((old, "o"), (new, "n"))
     )
-    source = f"FROM {sides} USING ({using}) WHERE o.row IS DISTINCT FROM n.row"
+    source = (
+        f"FROM {sides} USING ({using}) WHERE o.there IS NULL OR n.there IS NULL{' OR ' + changed if changed else ''}"
+    )
     counts = conn.execute(
         query(
-            "SELECT count(*) FILTER (WHERE o.row IS NULL), count(*) FILTER (WHERE n.row IS NULL),"
-            f" count(*) FILTER (WHERE o.row IS NOT NULL AND n.row IS NOT NULL) {source}"
+            "SELECT count(*) FILTER (WHERE o.there IS NULL), count(*) FILTER (WHERE n.there IS NULL),"
+            f" count(*) FILTER (WHERE o.there AND n.there) {source}"
         )
     ).fetchone()
     assert counts is not None, "an aggregate gives a row"
+    if counts == (0, 0, 0):
+        return TableDifference(table, rows, 0, 0, 0, ())
+    shown = " || '/' || ".join(f"{quoted(k)}::text" for k in key)
+    place = ", ".join(f"coalesce(o.{quoted(k)}, n.{quoted(k)})" for k in key)
+    keyed = ", ".join(f"t.{quoted(k)}" for k in key)
+    whole = [
+        f"(SELECT to_jsonb(t) FROM (SELECT {columns} FROM {quoted(s)}.{quoted(table)}) t WHERE ({keyed}) = ({place}))"
+        for s in (old, new)
+    ]
     examples = conn.execute(
-        query(f"SELECT coalesce(o.shown, n.shown), o.row, n.row {source} ORDER BY 1 LIMIT 10")
+        query(f"SELECT {shown} AS shown, {whole[0]}, {whole[1]} {source} ORDER BY 1 LIMIT 10")
     ).fetchall()
     return TableDifference(table, rows, counts[0], counts[1], counts[2], tuple((k, o, n) for k, o, n in examples))
-
-
-def _rebuild_events(
-    conn: Conn, reader: Conn, specs: Sequence[ProgramSpec], dry_run: bool, progress: Progress | None
-) -> Report:
-    clean_litter(conn, EVENTS)
-    version = bootstrap.events_version(specs)
-    generation = catalogue.new_generation(conn, EVENTS, version, "building")
-    schema, decoder, count, position = schema_of(generation), Decoder(specs), 0, 0
-    catalogue.create_decoded(conn, schema, bootstrap.scopes(specs))
-    head = reads.head(reader)
-    state = State(EVENTS, version, generation, 0, -1, -1, 0)
-    while rows := reads.read_batch(reader, position):
-        with conn.transaction():
-            write_decoded(conn, schema, decoder.decode(rows))
-        position, count = rows[-1].position, count + len(rows)
-        state = _passed(state, rows)
-        if progress is not None:
-            progress(count, head)
-    for attempt in range(_SWAP_ATTEMPTS):
-        try:
-            with conn.transaction(force_rollback=dry_run):
-                conn.execute(f"SET LOCAL lock_timeout = {bootstrap.SWAP_LOCK_MS}")
-                live = catalogue.lock(conn, EVENTS)
-                assert live is not None, "installed by bootstrap"
-                ahead = state
-                while rows := [r for r in reads.read_batch(conn, ahead.position) if r.position <= live.position]:
-                    write_decoded(conn, schema, decoder.decode(rows))
-                    ahead = _passed(ahead, rows)
-                gone = conn.execute(
-                    "SELECT position FROM ledger.retractions WHERE id <= %s", (live.retraction_id,)
-                ).fetchall()
-                retract_decoded(conn, schema, [p for (p,) in gone])
-                compared = (_difference(conn, "decoded", ["position", "event_index"], live.schema, schema),)
-                if not dry_run:
-                    catalogue.save(conn, replace(ahead, retraction_id=live.retraction_id))
-                    conn.execute("UPDATE projections.generations SET state = 'live' WHERE id = %s", (generation,))
-                    conn.execute("UPDATE projections.generations SET state = 'old' WHERE id = %s", (live.generation,))
-                    replace_views(conn, specs, catalogue.states(conn))
-            _drop_quietly(conn, generation if dry_run else live.generation)
-            return Report(EVENTS, count, compared, 0, not dry_run)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            time.sleep(min(0.05 * (attempt + 1), 1.0))
-    raise UserError("events: readers held the views; end long queries and try again", EXIT_UNREACHABLE)
-
-
-def _passed(state: State, rows: Sequence[reads.LedgerRow]) -> State:
-    place = max([(state.slot, state.transaction_index), *((r.raw.slot, r.raw.transaction_index) for r in rows)])
-    return replace(state, position=rows[-1].position, slot=place[0], transaction_index=place[1])
 
 
 def _free_schema(conn: Conn, schema: str) -> None:

@@ -7,17 +7,22 @@ upsert. The cache outlives a batch; the writer's lock on the projection's row ma
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, LiteralString, cast
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
-from psycopg.types.json import Jsonb
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from projections import copytext
+from projections.columns import as_put
 from projections.model import PROVENANCE, Key, Projection, Row
 
+# About 2 kB each in memory, so 40 MB: two copies fit beside everything else in what a rebuild may take.
+ROWS_MAX = 20_000
+_WRITE_ROWS_MAX = 5_000
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -57,18 +62,17 @@ def create_indexes(conn: psycopg.Connection[Any], projection: Projection, schema
 
 
 class _Sql:
-    """The statements of one table."""
+    """The statements of one table, and its rows as COPY wants them."""
 
     def __init__(self, table: sa.Table, schema: str) -> None:
         made = physical(table, schema)
         self.columns = [c.name for c in made.c]
         self.key = [c.name for c in table.primary_key.columns]
-        self.json = frozenset(c.name for c in made.c if isinstance(c.type, sa.JSON))
         self.name = f"{quoted(schema)}.{quoted(table.name)}"
-        self.stage = quoted(f"stage_{schema}_{table.name}"[:60])
+        self.width = [self.columns.index(k) for k in self.key]
         listed = ", ".join(map(quoted, self.columns))
-        types = [str(table.c[k].type.compile(dialect=_DIALECT)) for k in self.key]
-        wanted = ", ".join(f"%s::{kind}[]" for kind in types)
+        types = {c.name: str(c.type.compile(dialect=_DIALECT)) for c in made.c}
+        wanted = ", ".join(f"%s::{types[k]}[]" for k in self.key)
         keys = ", ".join(map(quoted, self.key))
         same = " AND ".join(f"t.{quoted(k)} = s.{quoted(k)}" for k in self.key)
         self.select = query(
@@ -76,66 +80,109 @@ class _Sql:
             f"JOIN unnest({wanted}) AS s({keys}) ON {same}"
         )
         self.copy = query(f"COPY {self.name} ({listed}) FROM STDIN")
-        self.make_stage = query(
-            f"CREATE TEMP TABLE IF NOT EXISTS {self.stage} (LIKE {self.name}) ON COMMIT DELETE ROWS"
-        )
-        self.copy_stage = query(f"COPY {self.stage} ({listed}) FROM STDIN")
+        typed = ", ".join(f"{quoted(c)} {kind}" for c, kind in types.items())
         changed = ", ".join(f"{quoted(c)} = s.{quoted(c)}" for c in self.columns if c not in self.key)
-        self.update = query(f"UPDATE {self.name} t SET {changed} FROM {self.stage} s WHERE {same}")
-        self.empty_stage = query(f"DELETE FROM {self.stage}")
+        self.update = query(
+            f"UPDATE {self.name} t SET {changed} FROM jsonb_to_recordset(%s::jsonb) AS s({typed}) WHERE {same}"
+        )
         self.delete = query(f"DELETE FROM {self.name} t USING unnest({wanted}) AS s({keys}) WHERE {same}")
+        self.loaded = [(c.name, convert) for c in made.c if (convert := as_put(c.type)) is not None]
+        self.line = copytext.line([(c.name, c.type) for c in made.c])
+        self.json = copytext.json_rows([(c.name, c.type) for c in made.c])
 
-    def values(self, row: Row) -> list[Any]:
-        if not self.json:
-            return [row[c] for c in self.columns]
-        return [Jsonb(row[c]) if c in self.json and row[c] is not None else row[c] for c in self.columns]
+
+class _Seen:
+    """Keys that were made, as a Bloom filter: `in` is never wrong when it says no. 16 MiB hold ten million keys, one in fifty wrongly.
+
+    A rebuild's tables outgrow memory; asking the database for every new key whether it is there would cost as much as writing it.
+    """
+
+    _BITS = 27
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << (self._BITS - 3))
+
+    def add(self, keys: Iterable[Key]) -> None:
+        bits, mask, shift = self._bits, (1 << self._BITS) - 1, 64 - self._BITS
+        for key in keys:
+            number = hash(key) & 0xFFFF_FFFF_FFFF_FFFF
+            low, high = number & mask, number >> shift
+            bits[low >> 3] |= 1 << (low & 7)
+            bits[high >> 3] |= 1 << (high & 7)
+
+    def __contains__(self, key: Key) -> bool:
+        bits, number = self._bits, hash(key) & 0xFFFF_FFFF_FFFF_FFFF
+        low = number & ((1 << self._BITS) - 1)
+        if not bits[low >> 3] & 1 << (low & 7):
+            return False
+        high = number >> (64 - self._BITS)
+        return bool(bits[high >> 3] & 1 << (high & 7))
+
+
+_MISSING: Any = object()
 
 
 class Store:
-    """A generation's rows. `rows_max` bounds the cache between batches."""
+    """A generation's rows, the most recently used of them held. `rows_max` bounds what stays between batches.
+
+    Followers write what a batch changed at its end. With `bulk`, rows are written when they must make room, and by `flush`: for a fold
+    whose half-way states nobody sees. `fresh` says that the tables are empty and nobody else writes to them.
+    """
 
     def __init__(
-        self, conn: psycopg.Connection[Any], projection: Projection, schema: str, rows_max: int = 50_000
+        self,
+        conn: psycopg.Connection[Any],
+        projection: Projection,
+        schema: str,
+        rows_max: int = ROWS_MAX,
+        *,
+        bulk: bool = False,
+        fresh: bool = False,
     ) -> None:
         self._conn = conn
         self._sql = {t.name: _Sql(t, schema) for t in projection.tables}
         self._rows_max = rows_max
+        self._bulk = bulk
         self.held: dict[str, dict[Key, Row | None]] = {name: {} for name in self._sql}
         self._stored: dict[str, set[Key]] = {name: set() for name in self._sql}
         self._dirty: dict[str, set[Key]] = {name: set() for name in self._sql}
-        # A table that is known to be empty needs no SELECT.
-        self._maybe: dict[str, bool] = dict.fromkeys(self._sql, True)
+        self._seen: dict[str, _Seen] | None = {name: _Seen() for name in self._sql} if fresh else None
 
-    def known_empty(self) -> None:
-        """The tables were just made."""
-        self._maybe = dict.fromkeys(self._sql, False)
+    def use(self, conn: psycopg.Connection[Any]) -> None:
+        """Go on over another connection."""
+        self._conn = conn
 
     def load(self, keys: Iterable[tuple[str, Key]]) -> None:
         """Bring the rows of the keys into the cache."""
-        wanted: dict[str, set[Key]] = {}
+        wanted: dict[str, list[Key]] = {}
         for table, key in keys:
-            if key not in self.held[table]:
-                wanted.setdefault(table, set()).add(key)
-        for table, missing in wanted.items():
             held = self.held[table]
-            for key in missing:
-                held[key] = None
-            if self._maybe[table]:
-                self._select(table, missing)
+            # Put back at the end: a dictionary keeps its order, so the least recently used rows come first.
+            row = held.pop(key, _MISSING)
+            if row is _MISSING:
+                row = None
+                if self._seen is None or key in self._seen[table]:
+                    wanted.setdefault(table, []).append(key)
+            held[key] = row
+        for table, missing in wanted.items():
+            self._select(table, missing)
 
-    def _select(self, table: str, missing: set[Key]) -> None:
-        statement = self._sql[table]
-        # The cursor's default prepares after a few uses; the plan stays a key lookup because ANALYZE ran.
+    def _select(self, table: str, missing: list[Key]) -> None:
+        statement, held, stored = self._sql[table], self.held[table], self._stored[table]
         lists = [list(column) for column in zip(*missing, strict=True)]
-        width = [statement.columns.index(k) for k in statement.key]
+        columns, width = statement.columns, statement.width
         for values in self._conn.execute(statement.select, lists):
-            key = tuple(values[i] for i in width)
-            self.held[table][key] = dict(zip(statement.columns, values, strict=True))
-            self._stored[table].add(key)
+            row = dict(zip(columns, values, strict=True))
+            for name, convert in statement.loaded:
+                row[name] = convert(row[name])
+            key = tuple([row[columns[i]] for i in width])
+            held[key] = row
+            stored.add(key)
 
-    def touch(self, table: str, key: Key) -> None:
-        """The row was changed."""
-        self._dirty[table].add(key)
+    def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
+        """The rows were changed."""
+        for table, key in changed:
+            self._dirty[table].add(key)
 
     @property
     def size(self) -> int:
@@ -143,17 +190,38 @@ class Store:
         return sum(map(len, self.held.values()))
 
     def write(self) -> None:
-        """Write what was changed, in the caller's transaction."""
+        """The end of a batch, in the caller's transaction: what was changed is written, or, in bulk, only what makes room."""
+        if not self._bulk:
+            self.flush()
+        over = self.size - self._rows_max
+        if over > 0:
+            self._make_room(over + self._rows_max // 2)
+
+    def flush(self) -> None:
+        """Write everything that was changed."""
         for table, keys in self._dirty.items():
             if keys:
                 self._write(table, keys)
                 keys.clear()
-        if self.size > self._rows_max:
-            self.clear()
+
+    def _make_room(self, count: int) -> None:
+        for table, held in sorted(self.held.items(), key=lambda item: -len(item[1])):
+            going = list(islice(held, min(count, len(held))))
+            count -= len(going)
+            dirty = self._dirty[table]
+            leaving = dirty.intersection(going)
+            if leaving:
+                self._write(table, leaving)
+                dirty -= leaving
+            for key in going:
+                del held[key]
+            self._stored[table].difference_update(going)
+            if count <= 0:
+                return
 
     def _write(self, table: str, keys: set[Key]) -> None:
         statement, held, stored = self._sql[table], self.held[table], self._stored[table]
-        new: list[Row] = []
+        new: list[Key] = []
         changed: list[Row] = []
         gone: list[Key] = []
         for key in keys:
@@ -161,25 +229,25 @@ class Store:
             if row is None:
                 if key in stored:
                     gone.append(key)
+            elif key in stored:
+                changed.append(row)
             else:
-                (changed if key in stored else new).append(row)
-        with self._conn.cursor() as cursor:
-            if new:
-                with cursor.copy(statement.copy) as copy:
-                    for row in new:
-                        copy.write_row(statement.values(row))
-                self._maybe[table] = True
-                stored.update(tuple(row[k] for k in statement.key) for row in new)
-            if changed:
-                cursor.execute(statement.make_stage)
-                with cursor.copy(statement.copy_stage) as copy:
-                    for row in changed:
-                        copy.write_row(statement.values(row))
-                cursor.execute(statement.update)
-                cursor.execute(statement.empty_stage)
-            if gone:
-                cursor.execute(statement.delete, [list(column) for column in zip(*gone, strict=True)])
-                stored.difference_update(gone)
+                new.append(key)
+        # Neighbours in the key's index are then written together.
+        new.sort()
+        for at in range(0, len(new), _WRITE_ROWS_MAX):
+            part = new[at : at + _WRITE_ROWS_MAX]
+            lines = "".join([statement.line(held[key]) for key in part])  # type: ignore[arg-type]
+            with self._conn.cursor() as cursor, cursor.copy(statement.copy) as copy:
+                copy.write(lines)
+        for at in range(0, len(changed), _WRITE_ROWS_MAX):
+            self._conn.execute(statement.update, [statement.json(changed[at : at + _WRITE_ROWS_MAX])])
+        if gone:
+            self._conn.execute(statement.delete, [list(column) for column in zip(*gone, strict=True)])
+        stored.update(new)
+        stored.difference_update(gone)
+        if self._seen is not None:
+            self._seen[table].add(new)
 
     def clear(self) -> None:
         """Forget everything; after a failed transaction, and when the tables changed under the cache."""
@@ -187,7 +255,7 @@ class Store:
             self.held[name].clear()
             self._stored[name].clear()
             self._dirty[name].clear()
-            self._maybe[name] = True
+        self._seen = None
 
 
 def delete_scopes(conn: psycopg.Connection[Any], projection: Projection, schema: str, scopes: list[str]) -> None:

@@ -1,35 +1,36 @@
-"""Follows the ledger: decodes each batch once and applies it to every projection, each in a transaction of its own.
+"""Follows the ledger: one thread reads and decodes, and everything that is projected follows on its own connection, at its own pace.
 
-Runs in a thread of the daemon or as its own process. Any number may run: the projection's row is the lock, and a worker that finds
-another position than its own in it takes that one over instead of applying anything twice.
+Any number of workers may run: a projection's row is the lock, and whoever finds another state in it than its own takes that one over
+instead of applying anything twice. What is projected can be made again from the ledger, and its checkpoint commits with it, so these
+transactions do not wait for the disk: after a crash of the server the last of them are missing together, and are made again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import psycopg
 
+from programs.errors import UserError
 from projections import accounts, catalogue, metrics
-from projections.apply import Target, advance, due, retract_decoded, write_decoded
-from projections.bootstrap import stale
+from projections.apply import Batch, Target, advance, advance_events, batch_of, due
+from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
-from projections.fold import UNDECODABLE, Parked, Poison
-from projections.model import Event
+from projections.model import Projection
 from projections.store import Store, quoted
+from projections.tape import ROWS_MAX, Tape
 from projections.views import installed_name
 from schema import db, reads
 
-ROWS_MIN, ROWS_MAX = 100, 4_000
-# A batch larger than this keeps readers waiting for what is in it; smaller ones waste commits.
-BATCH_SECONDS = 0.15
 POLL_S = 0.25
 RETRY_S = 5.0
+CLEAN_S = 10.0
+_APPLICATION = "indexer-projections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,170 @@ class Standing:
     failed: str | None
 
 
+class Follower(Protocol):
+    """Something that is kept up with the ledger."""
+
+    name: str
+    state: State | None
+    failed: str | None
+
+    def step(self, conn: Conn, tape: Tape) -> bool: ...
+
+
+class _Following:
+    """What followers have in common: the state they believe in, their failure, and the batches that the tape no longer has."""
+
+    def __init__(self, name: str, specs: Sequence[ProgramSpec]) -> None:
+        self.name = name
+        self.state: State | None = None
+        self.failed: str | None = None
+        self._failed_at = 0.0
+        self._specs = tuple(specs)
+        self._decoder: Decoder | None = None
+
+    @property
+    def decoder(self) -> Decoder:
+        """This follower's own: decoders are not for several threads."""
+        if self._decoder is None:
+            self._decoder = Decoder(self._specs)
+        return self._decoder
+
+    def wanted_version(self) -> str:
+        raise NotImplementedError
+
+    def take(self, conn: Conn, state: State) -> None:
+        """Begin from a state that somebody else left."""
+        self.state = state
+
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """What is remembered may be wrong."""
+        self.state = None
+
+    def step(self, conn: Conn, tape: Tape) -> bool:
+        """Apply one batch; False when there is nothing to do now. psycopg.Error only when the connection is lost."""
+        if self.failed is not None and time.monotonic() - self._failed_at < RETRY_S:
+            return False
+        try:
+            return self._step(conn, tape)
+        except Exception as error:
+            # One projection's mistake stops that projection only; it is tried again after a pause.
+            self.forget()
+            if conn.broken or conn.closed:
+                raise
+            text = str(error).strip() or type(error).__name__
+            self.failed = f"{type(error).__name__}: {text.splitlines()[0]}"[:300]
+            self._failed_at = time.monotonic()
+            return False
+
+    def _step(self, conn: Conn, tape: Tape) -> bool:
+        if self.state is None:
+            found = catalogue.states(conn).get(self.name)
+            if found is None or found.version != self.wanted_version():
+                # Tables of another version: they serve as they are until their rebuild is swapped in.
+                return False
+            self.take(conn, found)
+            tape.stands(self.name, found.position)
+        state = self.state
+        assert state is not None, "taken"
+        batch = tape.after(state.position)
+        if batch is None:
+            batch = batch_of(state.position, reads.read_batch(conn, state.position, tape.rows), self.decoder)
+        retractions: list[reads.RetractionRow] = []
+        if tape.retraction_id > state.retraction_id:
+            held = reads.retractions_after(conn, state.retraction_id)
+            retractions = due(held, state.retraction_id, max(batch.last, state.position))
+        if not batch.places and not retractions:
+            # Where it failed, somebody else went on.
+            self.failed = None
+            return False
+        started = time.monotonic()
+        with metrics.BATCH_SECONDS.labels(projection=self.name).time(), conn.transaction():
+            if catalogue.lock(conn, self.name) != state:
+                # Another writer was here, or the tables were swapped: begin again from what is true.
+                self.forget()
+                return True
+            self.apply(conn, batch, retractions)
+            catalogue.save(conn, self.state)  # type: ignore[arg-type]
+        self.failed = None
+        metrics.BATCHES.labels(projection=self.name).inc()
+        tape.moved(self.name, max(batch.last, state.position), time.monotonic() - started, len(batch.places))
+        return True
+
+
+class EventsFollower(_Following):
+    """Keeps `events.decoded` up with the ledger."""
+
+    def __init__(self, specs: Sequence[ProgramSpec]) -> None:
+        super().__init__(EVENTS, specs)
+
+    def wanted_version(self) -> str:
+        return events_version(self._specs)
+
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+        assert self.state is not None, "taken"
+        self.state = advance_events(conn, self._specs, self.state, batch, retractions)
+
+
+class ProjectionFollower(_Following):
+    """Keeps a projection's tables up with the ledger."""
+
+    def __init__(self, specs: Sequence[ProgramSpec], spec: ProgramSpec, projection: Projection) -> None:
+        super().__init__(installed_name(spec, projection), specs)
+        self._spec, self._projection = spec, projection
+        self._target: Target | None = None
+
+    def wanted_version(self) -> str:
+        return version(self._spec, self._projection)
+
+    def take(self, conn: Conn, state: State) -> None:
+        decoded = f"{quoted(catalogue.states(conn)[EVENTS].schema)}.decoded"
+        store = Store(conn, self._projection, state.schema)
+        self._target = Target(self._spec, self._projection, store, state, decoded)
+        self.state = state
+
+    def forget(self) -> None:
+        self.state = self._target = None
+
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+        target = self._target
+        assert target is not None, "taken"
+        target.store.use(conn)
+        advance(conn, self._specs, target, self.decoder, batch, retractions)
+        self.state = target.state
+
+
+class AccountsFollower:
+    """Keeps the account mirror up with the samples."""
+
+    name = "accounts"
+
+    def __init__(self, specs: Sequence[ProgramSpec]) -> None:
+        self._specs = tuple(specs)
+        self.state: State | None = None
+        self.failed: str | None = None
+        self._failed_at = 0.0
+
+    def step(self, conn: Conn, tape: Tape) -> bool:
+        """Take up new samples."""
+        if self.failed is not None and time.monotonic() - self._failed_at < RETRY_S:
+            return False
+        try:
+            moved = accounts.follow(conn, self._specs)
+        except Exception as error:
+            if conn.broken or conn.closed:
+                raise
+            self.failed = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+                :300
+            ]
+            self._failed_at = time.monotonic()
+            return False
+        self.failed = None
+        return moved
+
+
 class Worker:
     """Keeps the tables of the given programs up to date."""
 
@@ -54,15 +219,15 @@ class Worker:
         self._dsn = dsn
         self._specs = tuple(programs)
         self._poll_s = poll_s
-        self._rows_max = rows_max
-        self._rows = min(1_000, rows_max)
-        self._decoder = Decoder(self._specs)
-        self._targets: dict[str, Target] = {}
-        self._events: State | None = None
-        self._failed: dict[str, tuple[str, float]] = {}
+        self._tape = Tape(self._specs, rows_max)
+        self._followers: tuple[Follower, ...] = (
+            EventsFollower(self._specs),
+            *(ProjectionFollower(self._specs, s, p) for s in self._specs for p in s.projections),
+        )
+        self._accounts = AccountsFollower(self._specs)
+        self._rebuilding: dict[str, str] = {}
         self._lock = threading.Lock()
         self._standings: tuple[Standing, ...] = ()
-        self._head_slot = -1
         self._sealed_slot = -1
         self._started = False
 
@@ -97,166 +262,154 @@ class Worker:
             if s.dead_letters:
                 detail = {"count": s.dead_letters, "remedy": "indexer dead-letters list"}
                 found.append({"reason": "dead_letters", "projection": s.name, **detail})
+        if self._accounts.failed is not None:
+            found.append({"reason": "projection_failed", "projection": "accounts", "detail": self._accounts.failed})
         return found
 
-    # ---- the loop ----
+    # ---- the threads ----
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. psycopg.Error when the database goes away: the caller starts it anew."""
-        with db.connect(self._dsn, application="indexer-projections") as listener:
-            listener.execute("LISTEN indexer_ledger")
-            with db.connect(self._dsn, application="indexer-projections") as conn:
-                self._rebuild_stale(conn)
-                self._reload(conn)
-                while not stop.is_set():
-                    if not self.step(conn) and not stop.is_set():
-                        # The notification is a hint; the poll makes a lost one harmless.
-                        for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
-                            break
+        with self._connect() as conn:
+            clean_litter(conn)
+            self._begin(conn)
+            self._observe(conn)
+        ended = threading.Event()
+        errors: list[BaseException] = []
 
-    def _rebuild_stale(self, conn: Conn) -> None:
+        def guarded(work: Callable[[Callable[[], bool]], None]) -> Callable[[], None]:
+            def run() -> None:
+                try:
+                    work(lambda: stop.is_set() or ended.is_set())
+                except BaseException as error:
+                    errors.append(error)
+                    ended.set()
+                    self._tape.wake()
+
+            return run
+
+        threads = [
+            threading.Thread(target=guarded(work), name=f"projections-{name}", daemon=True)
+            for name, work in (
+                ("reader", self._read),
+                ("observer", self._watch),
+                ("rebuilder", self._rebuild),
+                *((f.name, lambda over, f=f: self._follow(f, over)) for f in self._followers),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # A rebuild that is under way ends with the process; what it leaves is removed at the next start.
+            if not thread.name.endswith("-rebuilder"):
+                thread.join()
+        if errors:
+            raise errors[0]
+
+    def _connect(self) -> Conn:
+        conn = db.connect(self._dsn, application=_APPLICATION)
+        conn.execute("SET synchronous_commit = off")
+        return conn
+
+    def _begin(self, conn: Conn) -> None:
+        states = catalogue.states(conn)
+        known = [states[f.name].position for f in self._followers if f.name in states]
+        self._tape.restart(min(known, default=0))
+
+    def _read(self, over: Callable[[], bool]) -> None:
+        """Wait for the ledger to grow, read, decode."""
+        with self._connect() as listener, self._connect() as conn:
+            listener.execute("LISTEN indexer_ledger")
+            while not over():
+                if not self._tape.hold(self._poll_s) or self._tape.read(conn):
+                    continue
+                # The notification is a hint; the poll makes a lost one harmless.
+                for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
+                    break
+
+    def _follow(self, follower: Follower, over: Callable[[], bool]) -> None:
+        with self._connect() as conn:
+            while not over():
+                if not follower.step(conn, self._tape):
+                    state = follower.state
+                    if state is None or follower.failed is not None:
+                        time.sleep(min(self._poll_s, 0.1))
+                    else:
+                        self._tape.wait(state.position, state.retraction_id, self._poll_s)
+
+    def _watch(self, over: Callable[[], bool]) -> None:
+        """Mirror the accounts, and tell where everything stands."""
+        cleaned = time.monotonic()
+        with self._connect() as conn:
+            while not over():
+                if time.monotonic() - cleaned > CLEAN_S:
+                    # Tables that a reader held when they were swapped out, and what a killed rebuild's server process held on to.
+                    clean_litter(conn)
+                    cleaned = time.monotonic()
+                moved = self._accounts.step(conn, self._tape)
+                started = time.monotonic()
+                self._observe(conn)
+                if not moved:
+                    # Looking costs more the more letters there are; it never takes more than a tenth of the time.
+                    time.sleep(max(min(self._poll_s, 0.05), 10 * (time.monotonic() - started)))
+
+    def _rebuild(self, over: Callable[[], bool]) -> None:
+        """Build anew what was made by another version, one after the other; everything else goes on meanwhile."""
+        pause = self._poll_s
+        while not over():
+            with self._connect() as conn:
+                names = stale(conn, self._specs)
+            if not names:
+                self._rebuilding = {}
+                return
+            for name in names:
+                if over():
+                    return
+                self._rebuild_one(name)
+            time.sleep(pause)
+            pause = min(pause * 2, RETRY_S)
+
+    def _rebuild_one(self, name: str) -> None:
+        from projections.rebuild import rebuild
+
+        try:
+            rebuild(self._dsn, self._specs, name)
+            self._rebuilding.pop(name, None)
+        except UserError as error:
+            # Another process is at it: its swap will show.
+            self._rebuilding[name] = str(error)
+        except psycopg.OperationalError:
+            raise
+        except Exception as error:
+            text = str(error).strip() or type(error).__name__
+            self._rebuilding[name] = f"rebuild: {type(error).__name__}: {text.splitlines()[0]}"[:300]
+
+    # ---- one batch at a time, without threads ----
+
+    def rebuild_stale(self, conn: Conn) -> None:
+        """Build anew everything that was made by another version, here and now."""
         from projections.rebuild import rebuild
 
         for name in stale(conn, self._specs):
             rebuild(self._dsn, self._specs, name)
 
-    def _reload(self, conn: Conn) -> None:
-        states = catalogue.states(conn)
-        self._events = states[EVENTS]
-        decoded = f"{quoted(self._events.schema)}.decoded"
-        self._targets = {}
-        for spec in self._specs:
-            for projection in spec.projections:
-                state = states[installed_name(spec, projection)]
-                self._targets[state.name] = Target(
-                    spec, projection, Store(conn, projection, state.schema), state, decoded
-                )
-        self._observe(conn)
-        self._started = True
-
     def step(self, conn: Conn) -> bool:
         """Apply one batch to everything that needs it; False when there was nothing."""
-        if self._events is None:
-            self._reload(conn)
-        assert self._events is not None, "reload fills it"
-        now = time.monotonic()
-        ready = [t for n, t in self._targets.items() if now - self._failed.get(n, ("", -RETRY_S))[1] >= RETRY_S]
-        position = min([self._events.position, *(t.state.position for t in ready)])
-        retraction = min([self._events.retraction_id, *(t.state.retraction_id for t in ready)])
-        rows = reads.read_batch(conn, position, self._rows)
-        retractions = reads.retractions_after(conn, retraction)
-        moved = accounts.follow(conn, self._specs)
-        if not rows and not retractions:
-            if moved or not self._standings or any(s.lag_positions for s in self._standings) or self._sealed(conn):
-                self._observe(conn)
-            return False
-        started = time.monotonic()
-        events = self._decoder.decode(rows)
-        metrics.EVENTS.inc(len(events))
-        last = rows[-1].position if rows else position
-        places = {r.position: (r.raw.slot, r.raw.transaction_index) for r in rows}
-        self._apply_events(conn, rows_to=last, places=places, events=events, retractions=retractions)
-        for target in ready:
-            self._apply(conn, target, last, places, events, retractions)
-        self._adapt(time.monotonic() - started, len(rows))
+        if not self._started:
+            self._begin(conn)
+        for follower in self._followers:
+            if follower.state is not None:
+                continue
+            found = catalogue.states(conn).get(follower.name)
+            if found is not None and self._tape.after(found.position) is None:
+                self._begin(conn)
+        self._tape.read(conn)
+        moved = [follower.step(conn, self._tape) for follower in self._followers]
+        moved.append(self._accounts.step(conn, self._tape))
         self._observe(conn)
-        return True
-
-    def _adapt(self, seconds: float, rows: int) -> None:
-        if seconds > BATCH_SECONDS:
-            self._rows = max(ROWS_MIN, self._rows // 2)
-        elif rows >= self._rows:
-            self._rows = min(self._rows_max, self._rows * 2)
-
-    def _apply_events(
-        self,
-        conn: Conn,
-        rows_to: int,
-        places: dict[int, tuple[int, int]],
-        events: Sequence[Event | Poison],
-        retractions: Sequence[reads.RetractionRow],
-    ) -> None:
-        with conn.transaction():
-            state = catalogue.lock(conn, EVENTS)
-            assert state is not None, "installed by bootstrap"
-            if self._events is None or state.generation != self._events.generation:
-                self._events = None
-                return
-            new = due(retractions, state.retraction_id, max(rows_to, state.position))
-            if rows_to > state.position:
-                fresh = [e for e in events if e.position > state.position]
-                write_decoded(conn, state.schema, fresh)
-                self._park_undecodable(conn, fresh)
-            if new:
-                retract_decoded(conn, state.schema, [r.position for r in new])
-            place = max([(state.slot, state.transaction_index), *(v for k, v in places.items() if k > state.position)])
-            self._events = replace(
-                state,
-                position=max(rows_to, state.position),
-                slot=place[0],
-                transaction_index=place[1],
-                retraction_id=new[-1].id if new else state.retraction_id,
-            )
-            catalogue.save(conn, self._events)
-
-    def _park_undecodable(self, conn: Conn, events: Sequence[Event | Poison]) -> None:
-        # A program with a projection has its letters there; one without has nobody else to tell.
-        for spec in self._specs:
-            poisons = (
-                [] if spec.projections else [e for e in events if isinstance(e, Poison) and e.program == spec.address]
-            )
-            parked = [
-                Parked(p.position, p.slot, p.signature, p.event_index, p.name, "", UNDECODABLE, p.error, p.raw)
-                for p in poisons
-            ]
-            catalogue.park(conn, EVENTS, spec.program_id, parked)
-
-    def _apply(
-        self,
-        conn: Conn,
-        target: Target,
-        rows_to: int,
-        places: dict[int, tuple[int, int]],
-        events: Sequence[Event | Poison],
-        retractions: Sequence[reads.RetractionRow],
-    ) -> None:
-        name, before = target.state.name, target.state
-        if self._events is None:
-            return
-        try:
-            with metrics.BATCH_SECONDS.labels(projection=name).time(), conn.transaction():
-                state = catalogue.lock(conn, name)
-                if state != before:
-                    # Another writer was here, or the tables were swapped: begin again from what is true.
-                    self._events = None
-                    return
-                mine = [e for e in events if e.position > state.position]
-                new = due(retractions, state.retraction_id, max(rows_to, state.position))
-                later = [v for k, v in places.items() if k > state.position]
-                if not later and not new:
-                    return
-                advance(
-                    conn, target, self._decoder, mine, max(rows_to, state.position), max(later, default=(-1, -1)), new
-                )
-                catalogue.save(conn, target.state)
-            self._failed.pop(name, None)
-            metrics.BATCHES.labels(projection=name).inc()
-        except psycopg.OperationalError:
-            raise
-        except Exception as error:
-            # One projection's mistake stops that projection only; it is tried again after a pause.
-            target.state = before
-            target.store.clear()
-            text = str(error).strip() or type(error).__name__
-            self._failed[name] = (f"{type(error).__name__}: {text.splitlines()[0]}"[:300], time.monotonic())
+        return any(moved)
 
     # ---- telling ----
-
-    def _sealed(self, conn: Conn) -> bool:
-        row = conn.execute(
-            "SELECT coalesce(min(slot), -1) FROM ledger.checkpoints WHERE name LIKE 'ingest:%'"
-        ).fetchone()
-        return row is not None and row[0] != self._sealed_slot
 
     def _observe(self, conn: Conn) -> None:
         # What is sealed is read before the head: a seal that comes between them is not claimed.
@@ -265,22 +418,26 @@ class Worker:
         ).fetchone()
         sealed = -1 if row is None else int(row[0])
         head = reads.head(conn)
+        states = catalogue.states(conn)
         letters = dict(
             conn.execute(
                 "SELECT projection, count(*) FROM ledger.dead_letters WHERE resolved_at IS NULL GROUP BY projection"
             ).fetchall()
         )
-        states = [t.state for t in self._targets.values()] + ([self._events] if self._events is not None else [])
         found = []
-        for state in states:
+        for follower in self._followers:
+            state = states.get(follower.name)
+            if state is None:
+                continue
             lag = max(0, head - state.position)
-            failed = self._failed.get(state.name)
+            failed = follower.failed or self._rebuilding.get(follower.name)
             slots = max(0, sealed - state.slot) if lag else 0
             count = int(letters.get(state.name, 0))
-            found.append(Standing(state.name, state.position, state.slot, lag, slots, count, failed and failed[0]))
+            found.append(Standing(state.name, state.position, state.slot, lag, slots, count, failed))
             metrics.POSITION.labels(projection=state.name).set(state.position)
             metrics.LAG_POSITIONS.labels(projection=state.name).set(lag)
             metrics.DEAD_LETTERS.labels(projection=state.name).set(count)
             metrics.FAILED.labels(projection=state.name).set(failed is not None)
         with self._lock:
             self._standings, self._sealed_slot = tuple(found), sealed
+        self._started = True

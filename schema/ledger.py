@@ -373,6 +373,53 @@ async def append_idl(
         await _commit(conn, lease)
 
 
+@dataclass(frozen=True, slots=True)
+class IdlRow:
+    """An IDL as it was given, from which slot on it holds, where it came from."""
+
+    slot_from: int
+    idl: bytes
+    source: str
+
+
+async def record_idls(conn: Conn, program_id: int, rows: Sequence[IdlRow]) -> None:
+    """Record IDLs of a program; the same one from the same slot again changes nothing. Needs no lease: nothing is derived from the order."""
+    for row in rows:
+        await conn.execute(
+            "INSERT INTO ledger.idls (program, slot_from, idl, sha256, source) VALUES (%s, %s, %s, sha256(%s), %s) ON CONFLICT DO NOTHING",
+            (program_id, row.slot_from, row.idl, row.idl, row.source),
+        )
+
+
+async def recorded_idls(conn: Conn, program_id: int) -> list[IdlRow]:
+    """What was recorded, in the order in which it was."""
+    found = await conn.execute(
+        "SELECT slot_from, idl, source FROM ledger.idls WHERE program = %s ORDER BY added_at, slot_from", (program_id,)
+    )
+    return [IdlRow(slot, bytes(idl), source) for slot, idl, source in await found.fetchall()]
+
+
+async def recorded_by_name(conn: Conn) -> dict[str, list[IdlRow]]:
+    """What was recorded of every program, by its name, in the order in which it was."""
+    cursor = await conn.execute(
+        "SELECT p.name, i.slot_from, i.idl, i.source FROM ledger.idls i JOIN ledger.programs p ON p.id = i.program"
+        " ORDER BY i.added_at, i.slot_from"
+    )
+    found: dict[str, list[IdlRow]] = {}
+    for name, slot, idl, source in await cursor.fetchall():
+        found.setdefault(name, []).append(IdlRow(slot, bytes(idl), source))
+    return found
+
+
+async def note_deployment(conn: Conn, name: str, slot: int) -> None:
+    """Remember when a program was last deployed, for whoever asks for the status."""
+    await conn.execute(
+        "INSERT INTO ledger.checkpoints (name, slot) VALUES ('deployed:' || %s, %s) ON CONFLICT (name) DO UPDATE SET slot = excluded.slot,"
+        " updated_at = clock_timestamp() WHERE checkpoints.slot IS DISTINCT FROM excluded.slot",
+        (name, slot),
+    )
+
+
 async def held(conn: Conn, program_id: int, slot_first: int, slot_last: int) -> list[HeldRow]:
     """The rows of a program in a slot range (inclusive), retracted ones left out, in chain order."""
     query = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -24,6 +25,9 @@ _COLUMNS = (
 _BYTES = "octet_length(t.wire) + coalesce(octet_length(t.logs), 0) + coalesce(octet_length(t.inner_instructions), 0) + octet_length(t.loaded)"
 # Batches of the writer looked at to find the slots of a run of positions; each has at least one row.
 _BATCHES_LOOKED_AT = 256
+# An empty list, packed: most transactions have no inner instructions.
+_NO_INNER = b"\x90"
+_texts = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 
 class LedgerRow(NamedTuple):
@@ -83,10 +87,15 @@ def iter_chain_order(
     program: int | None = None,
     *,
     position_to: int | None = None,
+    retraction_to: int | None = None,
+    retracted: bool = False,
     batch_rows: int = BATCH_ROWS_MAX,
 ) -> Iterator[LedgerRow]:
     """Rows in chain order (slot, transaction_index), both slots inclusive, retracted rows left out. A server-side cursor in one
-    snapshot: bounded memory, and a transaction that stays open until the iterator ends."""
+    snapshot: bounded memory, and a transaction that stays open until the iterator ends.
+
+    retraction_to: retractions with a higher id do not count. retracted: the retracted rows are wanted too.
+    """
     where, parameters = ["true"], []
     for condition, value in (
         ("t.slot >= %s", slot_from),
@@ -97,15 +106,40 @@ def iter_chain_order(
         if value is not None:
             where.append(condition)
             parameters.append(value)
+    if not retracted:
+        counted = "" if retraction_to is None else " AND r.id <= %s"
+        where.append(f"NOT EXISTS (SELECT FROM ledger.retractions r WHERE r.position = t.position{counted})")
+        parameters += [] if retraction_to is None else [retraction_to]
     query = (
         f"SELECT {_COLUMNS} FROM ledger.transactions t WHERE {' AND '.join(where)}"
-        " AND NOT EXISTS (SELECT FROM ledger.retractions r WHERE r.position = t.position) ORDER BY t.slot, t.transaction_index, t.position"
+        " ORDER BY t.slot, t.transaction_index, t.position"
     )
     with conn.transaction(), conn.cursor("ledger_chain_order", binary=True) as cursor:
         cursor.itersize = batch_rows
         cursor.execute(query.encode(), parameters)
-        for fields in cursor:
-            yield _row(fields)
+        while batch := cursor.fetchmany(batch_rows):
+            for fields in batch:
+                yield _row(fields)
+
+
+def chain_cuts(conn: psycopg.Connection[Any], position_to: int, rows: int) -> list[int]:
+    """Slots that cut the ledger into pieces of about `rows` rows, ascending: the first slot of every piece but the first.
+
+    Told from the writer's batches, so it costs little however large the ledger is; a slot is never cut in two.
+    """
+    cuts: list[int] = []
+    held = 0
+    with conn.transaction(), conn.cursor("ledger_chain_cuts") as cursor:
+        cursor.execute(
+            "SELECT slot_min, position_last - position_first + 1 FROM ledger.batches WHERE position_first <= %s ORDER BY slot_min",
+            (position_to,),
+        )
+        for slot, count in cursor:
+            if held >= rows and (not cuts or slot > cuts[-1]):
+                cuts.append(slot)
+                held = 0
+            held += count
+    return cuts
 
 
 def find_signature(conn: psycopg.Connection[Any], signature: str) -> list[LedgerRow]:
@@ -146,6 +180,14 @@ def analyze(conn: psycopg.Connection[Any]) -> None:
         conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier("ledger", name)))
 
 
+def _lines(stored: bytes) -> tuple[str, ...]:
+    try:
+        return _texts(stored)
+    except msgspec.ValidationError:
+        # A line that is no text is stored as bytes; one in millions.
+        return rows.decode_logs(stored)
+
+
 def _row(fields: Sequence[Any]) -> LedgerRow:
     (
         position,
@@ -163,16 +205,17 @@ def _row(fields: Sequence[Any]) -> LedgerRow:
         loaded,
         version,
     ) = fields
+    # The binary form hands out bytes: nothing is copied again.
     raw = RawTransaction(
         slot,
         index,
-        base58.encode(bytes(signature)),
+        base58.encode(signature),
         block_time,
         err,
-        bytes(wire),
-        None if logs is None else rows.decode_logs(bytes(logs)),
-        None if inner is None else rows.decode_inner(bytes(inner)),
-        rows.split_loaded(bytes(loaded)),
+        wire,
+        None if logs is None else _lines(logs),
+        None if inner is None else () if inner == _NO_INNER else rows.decode_inner(inner),
+        rows.split_loaded(loaded) if loaded else (),
         version,
     )
     return LedgerRow(position, tuple(programs), origin, witnesses, raw)

@@ -120,21 +120,57 @@ def _answer(source: int, handler: Handler, whole: bool, name: str) -> bool:
     more input.
     """
     wrong = False
-    first = True
     reader = _batches(source, name)
-    for lines in reader:
-        if first and whole and lines and lines[0].strip() in (b"{", b"["):
-            # One document over many lines.
-            rest = [line for batch in reader for line in batch]
-            lines = _documents(b"\n".join([*lines, *rest]))
-        first = False
+    for number, lines in enumerate(reader):
+        if number == 0 and whole:
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            if _goes_on(lines, regular=stat.S_ISREG(os.fstat(source).st_mode)):
+                lines = [*lines, *(line for batch in reader for line in batch)]
+                lines = _one_document(lines) or lines
         answers: list[bytes] = []
         for line in lines:
-            # Bare bytes are answered line for line, so an empty line has its answer too.
-            if not whole or (line and not line.isspace()):
+            if not whole:
+                # Bare bytes are answered line for line, so an empty line has its answer too.
+                wrong |= handler(line, answers)
+            elif line[:1] == b"[":
+                for part in _documents(line):
+                    wrong |= handler(part, answers)
+            elif line and not line.isspace():
                 wrong |= handler(line, answers)
         _write(answers)
     return wrong
+
+
+def _goes_on(lines: list[bytes], *, regular: bool) -> bool:
+    """Whether the first line is the beginning of a document of several lines. A stream is only believed to hold one when it opens with a
+    bracket alone: waiting for the rest of a line that was cut would answer nothing until the end.
+    """
+    import msgspec
+
+    line = next((line.strip() for line in lines if line and not line.isspace()), b"")
+    if line in (b"{", b"["):
+        return True
+    if not regular or line[:1] not in (b"{", b"["):
+        return False
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return True
+    return False
+
+
+def _one_document(lines: list[bytes]) -> list[bytes] | None:
+    """The lines as one line, when together they are one document."""
+    import msgspec
+
+    text = b"\n".join(lines)
+    if len(text) > _LINE_BYTES_MAX:
+        return None
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return None
+    return [text.strip()]
 
 
 def _batches(source: int, name: str) -> Iterator[list[bytes]]:

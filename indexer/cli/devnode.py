@@ -30,6 +30,11 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="length of a slot; 0: slots pass by devnode_advanceSlot only (default %(default)s)",
     )
     parser.add_argument(
+        "--as-fast-as-possible",
+        action="store_true",
+        help="pass slots without a pause; a blockhash then lives for an instant",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="seed of the genesis and of all faults (default %(default)s)"
     )
     parser.add_argument(
@@ -40,7 +45,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME=RATE[,key=number]",
-        help="switch a fault on; repeatable; NAME=help lists them",
+        help="switch a fault on; repeatable",
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="list the faults with their units and end; also with --json"
     )
     parser.add_argument(
         "--ledger-limit", type=int, default=100_000, metavar="SLOTS", help="blocks to keep (default %(default)s)"
@@ -78,6 +86,14 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=1_000,
         help="notifications in a burst after which a client is dropped (default %(default)s)",
     )
+    parser.add_argument(
+        "--restore", metavar="FILE", help="go on from a snapshot: its accounts, blocks, programs and seed"
+    )
+    parser.add_argument(
+        "--snapshot",
+        metavar="FILE",
+        help="write a snapshot there at the end, and when devnode_saveSnapshot asks for it",
+    )
     parser.add_argument("--block-subscription", action="store_true", help="allow blockSubscribe")
     parser.add_argument(
         "--no-transaction-index", action="store_true", help="leave transactionIndex out, as nodes before 4.0 do"
@@ -99,9 +115,13 @@ def run(args: argparse.Namespace) -> int:
     from programs.devnode.faults import KINDS, parse_fault
     from programs.errors import UserError
 
-    if any(text.endswith("=help") or text == "help" for text in args.fault):
-        for name, kind in sorted(KINDS.items()):
-            print(f"{name:24} {kind.summary}" + "".join(f" [{key}={value:g}]" for key, value in kind.params.items()))
+    if args.faults or any(text.endswith("=help") or text == "help" for text in args.fault):
+        listing = {n: {"what": k.summary, "rate": k.rate_unit, "parameters": dict(k.params)} for n, k in KINDS.items()}
+        if args.json:
+            print(json.dumps(listing))
+        else:
+            for name, kind in sorted(KINDS.items()):
+                print(f"{name:24} {kind.summary}\n{'':24} {kind.described()}")
         return 0
     programs: dict[str, Path | bytes] = {}
     for text in args.program:
@@ -120,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         ws_port=args.ws_port,
         host=args.host,
         slot_ms=args.slot_ms,
+        as_fast_as_possible=args.as_fast_as_possible,
         seed=args.seed,
         confirmed_lag_slots=args.confirmed_lag,
         finalized_lag_slots=args.finalized_lag,
@@ -130,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         block_subscription=args.block_subscription,
         transaction_index=not args.no_transaction_index,
         programs=programs,
+        restore=Path(args.restore) if args.restore else None,
+        snapshot=Path(args.snapshot) if args.snapshot else None,
         faults=dict(parse_fault(text) for text in args.fault),
     )
 
@@ -144,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
                     "rpc_url": node.rpc_url,
                     "ws_url": node.ws_url,
                     "genesis_hash": node.chain.genesis_hash,
-                    "seed": config.seed,
+                    "seed": node.chain.seed,
                 }
                 print(json.dumps(ready), flush=True)
             else:
@@ -153,6 +176,8 @@ def run(args: argparse.Namespace) -> int:
                     flush=True,
                 )
             await stop.wait()
+            if config.snapshot is not None:
+                node.save(config.snapshot)
 
     asyncio.run(serve())
     return 0

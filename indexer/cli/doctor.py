@@ -79,7 +79,7 @@ def examine(config: str | None) -> list[Finding]:
 
     def node() -> str:
         idls = asyncio.run(load_idls(loaded[0]))
-        return f"{', '.join(idls)}: deployed, with an IDL that can be read"
+        return f"{', '.join(idls.newest)}: deployed, with an IDL that can be read"
 
     dsn = loaded[0].database_url
     if dsn and check("database", lambda: db.describe(dsn)) and check("schema", schema) and db.revisions(dsn)[0]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from programs.errors import UserError
+
+if TYPE_CHECKING:
+    from projections.rebuild import Report, TableDifference
 
 _EPILOG = """examples:
   indexer rebuild --dry-run
@@ -60,7 +66,16 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         with progress(f"rebuild {name}", "transactions") as tell:
             reports.append(
-                rebuild.rebuild(settings.need_database(), specs, name, dry_run=args.dry_run, as_of=as_of, progress=tell)
+                rebuild.rebuild(
+                    settings.need_database(),
+                    specs,
+                    name,
+                    dry_run=args.dry_run,
+                    as_of=as_of,
+                    progress=tell,
+                    # Told before the swap: who does not like them can still end the command.
+                    compared=None if args.json else _tell(name),
+                )
             )
     if args.json:
         print(document({"projections": [dataclasses.asdict(r) for r in reports]}))
@@ -70,12 +85,20 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(r.dead_letters for r in reports) or (args.dry_run and differ) else 0
 
 
-def _show(reports: list, args: argparse.Namespace) -> None:  # type: ignore[type-arg]
-    for report in reports:
-        how = f"built in schema {args.schema}" if args.schema else "swapped" if report.swapped else "compared only"
-        print(f"{report.projection}: {report.transactions:,} transactions, {how}, {report.dead_letters} dead letters")
-        for d in report.differences:
+def _tell(name: str) -> Callable[[tuple[TableDifference, ...]], None]:
+    def tell(found: tuple[TableDifference, ...]) -> None:
+        print(f"{name}: the new tables against those that serve now")
+        for d in found:
             print(f"  {d.table:<16} {d.rows:>10,} rows  +{d.added} -{d.removed} ~{d.changed}")
             for key, old, new in d.examples:
                 names = sorted(n for n in {**(old or {}), **(new or {})} if (old or {}).get(n) != (new or {}).get(n))
                 print(f"    {key}: {'only new' if old is None else 'only old' if new is None else ', '.join(names)}")
+        sys.stdout.flush()
+
+    return tell
+
+
+def _show(reports: Sequence[Report], args: argparse.Namespace) -> None:
+    for report in reports:
+        how = f"built in schema {args.schema}" if args.schema else "swapped" if report.swapped else "compared only"
+        print(f"{report.projection}: {report.transactions:,} transactions, {how}, {report.dead_letters} dead letters")

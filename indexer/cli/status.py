@@ -49,6 +49,14 @@ def show(document: dict[str, Any], wrong: list[str]) -> None:
         f"ledger  {ledger['position']:,} transactions, {ledger['seals']:,} seals, {ledger['late_rows']:,} late, "
         f"{ledger['retractions']:,} retracted"
     )
+    for deployment in document["deployments"]:
+        given = [i for i in document["idls"] if i["program"] == deployment["program"]]
+        known = given[-1]["deployed_slot"] if given else None
+        if known is not None and known < deployment["slot"]:
+            print(
+                f"idl     {deployment['program']}: deployed anew in slot {deployment['slot']:,}; its IDL is older"
+                f" (from slot {given[-1]['slot_from']:,}, {given[-1]['source']})"
+            )
     writer = document["writer"]
     alive = "" if writer is None else "alive" if writer["alive"] else "gone"
     print("writer  none" if writer is None else f"writer  {writer['holder']} (epoch {writer['epoch']}, {alive})")

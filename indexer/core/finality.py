@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
+from indexer.core import nulls
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     LONG_TERM_SLOT_SKIPPED,
@@ -211,6 +212,7 @@ class Auditor:
                 )
                 if members:
                     rows.append(Row(content.raw, members, SAW_LIST | SAW_BLOCK))
+        rows = yield from nulls.fill(rows, "finalized")
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
         return rows
 

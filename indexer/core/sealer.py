@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from indexer.core import nulls
 from indexer.core.notifications import Forgery, NotificationBuffer
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -157,6 +158,7 @@ class Sealer:
         self.witness = WitnessTally()
         self._absence = Absence()
         self._block_bytes = float(BLOCK_BYTES_GUESS)
+        self._patience = nulls.Patience()
 
     @property
     def cursors(self) -> Mapping[Address, Slot]:
@@ -466,12 +468,20 @@ class Sealer:
         for slot in whole:
             rows.extend(self._from_block(slot, chunk))
         rows = [row for row in rows if row.programs]
+        before = rows
+        if self._patience.asks:
+            rows = yield from nulls.fill(rows, self._policy.commitment)
+        if not self._patience.accepts(before, rows):
+            first = next(row.raw for row in rows if row.raw.logs is None)
+            return Unproven(
+                f"the node gives no logs for {first.signature} in slot {first.slot}, though it gives others"
+            )
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
-        for before, after in pairwise(rows):
-            if (before.raw.slot, before.raw.transaction_index) == (after.raw.slot, after.raw.transaction_index):
+        for one, other in pairwise(rows):
+            if (one.raw.slot, one.raw.transaction_index) == (other.raw.slot, other.raw.transaction_index):
                 return Unproven(
-                    f"{before.raw.signature} and {after.raw.signature} are both said to be at slot {after.raw.slot},"
-                    f" index {after.raw.transaction_index}"
+                    f"{one.raw.signature} and {other.raw.signature} are both said to be at slot {other.raw.slot},"
+                    f" index {other.raw.transaction_index}"
                 )
         return rows
 

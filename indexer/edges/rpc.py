@@ -265,14 +265,17 @@ class RpcClient:
         config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
         return await self.call("getMultipleAccounts", [list(addresses), config], parse.accounts)
 
-    async def get_account(self, address: str) -> bytes | Failure | None:
-        """The data of an account; None when there is none."""
+    async def get_account(self, address: str, length: int | None = None) -> bytes | Failure | None:
+        """The data of an account, or only its first bytes; None when there is none."""
 
         def read(raw: bytes) -> bytes | None:
             value = msgspec.json.decode(raw)["value"]
             return None if value is None else base64.b64decode(value["data"][0])
 
-        return await self.call("getAccountInfo", [address, {"commitment": "confirmed", "encoding": "base64"}], read)
+        config: dict[str, Any] = {"commitment": "confirmed", "encoding": "base64"}
+        if length is not None:
+            config["dataSlice"] = {"offset": 0, "length": length}
+        return await self.call("getAccountInfo", [address, config], read)
 
     async def get_executable(self, address: str) -> bool | Failure | None:
         """Whether the account is a program; None when there is none."""

@@ -13,11 +13,13 @@ A codec is immutable but not for use from several threads at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from programs.codec.describe import fault
+from programs.codec.encode import UNFITTING, EncodeFunction, compile_encoders
 from programs.codec.errors import (
     CodecError,
     DecodeError,
@@ -28,13 +30,14 @@ from programs.codec.errors import (
     UnknownDiscriminator,
     Unservable,
 )
-from programs.codec.generate import MISMATCHES, DecodeFunction, compile_decoders
+from programs.codec.generate import MISMATCHES, DecodeFunction, Root, compile_decoders
 from programs.codec.layout import Named, Resolver
 from programs.codec.reference import Reader, Writer
 from programs.idl import AccountMeta, Idl, Instruction, Layout
 
 __all__ = [
     "CodecError",
+    "MISMATCHES",
     "DecodeError",
     "Decoded",
     "EncodeError",
@@ -62,16 +65,25 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Entry:
-    """One event, account or instruction, ready to be used."""
+    """One event, account or instruction, ready to be used. `aliases`: other prefixes that it is known by."""
 
-    __slots__ = ("decode", "discriminator", "name", "node", "skip")
+    __slots__ = ("aliases", "decode", "discriminator", "key", "name", "node")
 
-    def __init__(self, name: str, discriminator: bytes, node: Named, decode: DecodeFunction) -> None:
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        discriminator: bytes,
+        aliases: tuple[bytes, ...],
+        node: Named,
+        decode: DecodeFunction,
+    ) -> None:
+        self.key = key
         self.name = name
         self.discriminator = discriminator
+        self.aliases = aliases
         self.node = node
         self.decode = decode
-        self.skip = len(discriminator)
 
 
 class _Table:
@@ -84,6 +96,9 @@ class _Table:
         for entry in entries:
             self.by_name.setdefault(entry.name, entry)
             self.by_prefix.setdefault(entry.discriminator, entry)
+        for entry in entries:
+            for alias in entry.aliases:
+                self.by_prefix.setdefault(alias, entry)
         self.lengths = tuple(sorted({len(prefix) for prefix in self.by_prefix}, reverse=True))
         self.longest = self.lengths[0] if self.lengths else 0
         self.shorter = self.lengths[1:]
@@ -97,27 +112,28 @@ class _Table:
 
     def decoder(self) -> Callable[[bytes], Decoded]:
         """The table's decode function. A closure over what it needs: it runs once an event."""
-        ready = {prefix: (e.name, e.decode, e.skip) for prefix, e in self.by_prefix.items()}
-        by_prefix, longest, shorter = ready.get, self.longest, self.shorter
+        by_prefix, longest, shorter = {p: e.decode for p, e in self.by_prefix.items()}.get, self.longest, self.shorter
 
         def decode(data: bytes) -> Decoded:
-            entry = by_prefix(data[:longest])
-            if entry is None:
+            read = by_prefix(data[:longest])
+            if read is None:
                 for length in shorter:
-                    entry = by_prefix(data[:length])
-                    if entry is not None:
+                    read = by_prefix(data[:length])
+                    if read is not None:
                         break
                 else:
                     raise self.unknown(data)
-            name, read, skip = entry
-            length = len(data)
             try:
-                value, end = read(data, skip, length)
+                return read(data)  # type: ignore[no-any-return]
             except MISMATCHES as mismatch:
-                raise _explained(self.by_prefix[data[:skip]], data) from mismatch
-            return Decoded(name, value, length - end)
+                raise self.explained(data) from mismatch
 
         return decode
+
+    def explained(self, data: bytes) -> DecodeError:
+        """What is wrong with bytes that the generated code refused."""
+        entry = self.find(data)
+        return self.unknown(data) if entry is None else _explained(entry, data)
 
     def unknown(self, data: bytes) -> DecodeError:
         for prefix, entry in self.by_prefix.items():
@@ -126,26 +142,30 @@ class _Table:
         shown = data[: max(8, min(self.longest, 16))].hex()
         return UnknownDiscriminator(f"no {self.kind} of the IDL begins with {shown}", 0)
 
-    def encode(self, name: str, value: Any) -> bytes:
+    def encode(self, name: str, value: Any, encoders: Callable[[], Mapping[str, EncodeFunction]]) -> bytes:
         entry = self.by_name.get(name)
         if entry is None:
             raise EncodeError(f"the IDL has no {self.kind} {name!r}")
-        writer = Writer()
-        writer.write(entry.node, value, name)
-        return entry.discriminator + bytes(writer.out)
+        parts: list[bytes] = [entry.discriminator]
+        try:
+            encoders()[entry.key](value, parts.append)
+        except UNFITTING:
+            # Not a plain value: the writer knows whether it fits all the same, and what is wrong when it does not.
+            writer = Writer()
+            writer.write(entry.node, value, name)
+            return entry.discriminator + bytes(writer.out)
+        return b"".join(parts)
 
 
 def _explained(entry: _Entry, data: bytes) -> DecodeError:
-    """What is wrong with bytes that the generated code refused."""
+    skip = len(entry.discriminator)
     try:
-        Reader(data, entry.skip).read(entry.node, entry.name)
+        Reader(data, skip).read(entry.node, entry.name)
     except DecodeError as error:
         return error
     except RecursionError:
-        return TooDeep("nested deeper than can be read", entry.skip, entry.name)
-    return InvalidValue(
-        "refused by the compiled decoder alone, which is a fault of this software", entry.skip, entry.name
-    )
+        return TooDeep("nested deeper than can be read", skip, entry.name)
+    return InvalidValue("refused by the compiled decoder alone, which is a fault of this software", skip, entry.name)
 
 
 class ProgramCodec:
@@ -164,12 +184,23 @@ class ProgramCodec:
             for index, item in enumerate(items):
                 layouts[f"{kind}{index}"] = resolver.resolve(item.type)
         resolver.settle()
-        decoders, self.source = compile_decoders(layouts)
+        roots = {
+            f"{kind}{index}": Root(item.name, len(item.discriminator), layouts[f"{kind}{index}"])
+            for kind, items in kinds.items()
+            for index, item in enumerate(items)
+        }
+        decoders, self.source = compile_decoders(roots, Decoded)
+        self._layouts = layouts
 
         def table(kind: Kind) -> _Table:
-            keys = [f"{kind}{index}" for index in range(len(kinds[kind]))]
-            pairs = zip(keys, kinds[kind], strict=True)
-            return _Table(kind, [_Entry(i.name, i.discriminator, layouts[k], decoders[k]) for k, i in pairs])
+            keyed = [(f"{kind}{index}", item) for index, item in enumerate(kinds[kind])]
+            return _Table(
+                kind,
+                [
+                    _Entry(k, i.name, i.discriminator, getattr(i, "aliases", ()), layouts[k], decoders[k])
+                    for k, i in keyed
+                ],
+            )
 
         self._events, self._accounts, self._instructions = table("event"), table("account"), table("instruction")
         self._metas = {i.name: i.accounts for i in reversed(idl.instructions)}
@@ -177,9 +208,29 @@ class ProgramCodec:
         self.decode_event = self._events.decoder()
         self.decode_account = self._accounts.decoder()
         self.decode_instruction = self._instructions.decoder()
-        self.encode_event = self._events.encode
-        self.encode_account = self._accounts.encode
-        self.encode_instruction = self._instructions.encode
+
+    @cached_property
+    def _encoders(self) -> Mapping[str, EncodeFunction]:
+        # Made at the first use: who only reads, and that is nearly everybody, does not pay for them.
+        return compile_encoders(self._layouts)[0]
+
+    def encode_event(self, name: str, value: Any) -> bytes:
+        """The event's bytes, discriminator first. EncodeError names the field that does not fit."""
+        return self._events.encode(name, value, lambda: self._encoders)
+
+    def encode_account(self, name: str, value: Any) -> bytes:
+        """The account's data, discriminator first. EncodeError names the field that does not fit."""
+        return self._accounts.encode(name, value, lambda: self._encoders)
+
+    def encode_instruction(self, name: str, value: Any) -> bytes:
+        """The instruction's data, discriminator first. EncodeError names the field that does not fit."""
+        return self._instructions.encode(name, value, lambda: self._encoders)
+
+    def event_decoders(self) -> tuple[Callable[[bytes], DecodeFunction | None], int]:
+        """For a loop that decodes nothing but events: a lookup by the first bytes, and of how many. What it does not find, and what its
+        decoder refuses with one of MISMATCHES, is for `decode_event`.
+        """
+        return {prefix: entry.decode for prefix, entry in self._events.by_prefix.items()}.get, self._events.longest
 
     def event_name(self, data: bytes) -> str | None:
         """Which event these bytes begin as, whether or not the rest fits."""

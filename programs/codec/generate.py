@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from programs.base58 import ADDRESS_TEXTS
@@ -35,8 +36,18 @@ from programs.codec.layout import (
 )
 from programs.codec.reference import float_value
 
-# decode(data, offset, len(data)) → value and the offset behind it
-DecodeFunction: TypeAlias = Callable[[bytes, int, int], tuple[Any, int]]
+# decode(data) → what the `make` of `compile_decoders` makes of name, value, and the count of bytes behind it
+DecodeFunction: TypeAlias = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What a decoder is wanted for: its name, the bytes before its layout, the layout."""
+
+    name: str
+    skip: int
+    node: Named
+
 
 # A definition with more values than this is a function of its own instead of a part of its holder's struct call.
 _INLINE_VALUES_MAX = 48
@@ -72,30 +83,33 @@ class Mismatch(Exception):
 MISMATCHES = (Mismatch, struct.error, IndexError, UnicodeDecodeError, RecursionError)
 
 
-def compile_decoders(layouts: Mapping[str, Named]) -> tuple[dict[str, DecodeFunction], str]:
-    """One decoder for each layout, under the same key, and the source they were compiled from."""
-    generator = _Generator()
-    functions = {key: generator.function(node) for key, node in layouts.items()}
+def compile_decoders(
+    roots: Mapping[str, Root], make: Callable[[str, Any, int], Any]
+) -> tuple[dict[str, DecodeFunction], str]:
+    """One decoder for each root, under the same key, and the source they were compiled from."""
+    generator = _Generator(make)
+    names = {key: generator.root(root) for key, root in roots.items()}
     namespace = generator.compile()
-    roots = {key: namespace[function] for key, function in functions.items()}
+    functions = {key: namespace[name] for key, name in names.items()}
     if generator.uses_budget:
-        roots = {key: _budgeted(function, namespace["Z"]) for key, function in roots.items()}
-    return roots, generator.source
+        functions = {key: _budgeted(function, namespace["Z"]) for key, function in functions.items()}
+    return functions, generator.source
 
 
 def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
     """Elements that take no bytes are bounded over the whole value, not only in each list."""
 
-    def decode_within_budget(data: bytes, offset: int, length: int) -> tuple[Any, int]:
+    def decode_within_budget(data: bytes) -> Any:
         budget[0] = ZERO_SIZED_VALUES_MAX
-        return decode(data, offset, length)
+        return decode(data)
 
     return decode_within_budget
 
 
 class _Generator:
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str, Any, int], Any]) -> None:
         self.constants: dict[str, Any] = {
+            "D": make,
             "A": ADDRESS_TEXTS,
             "M": Mismatch,
             "F": float_value,
@@ -131,6 +145,11 @@ class _Generator:
             name = self.names[id(node)] = f"f{len(self.names)}"
             self.held.append(node)
             self.pending.append((name, node))
+        return name
+
+    def root(self, root: Root) -> str:
+        name = f"r{len(self.functions)}"
+        _Function(self, name).build_root(root)
         return name
 
     def constant(self, value: Any) -> str:
@@ -195,6 +214,30 @@ class _Function:
         self.run_names: list[str] = []
         self.run_bytes = 0
         self.count = 0
+        # Where the reading stands, as long as that is known here; afterwards the variable `o` says it.
+        self.known: int | None = None
+
+    def build_root(self, root: Root) -> None:
+        """The whole of an event, account or instruction: from the bytes to what `make` makes."""
+        node, body = root.node, root.node.body
+        name = self.g.constant(root.name)
+        if node.cyclic or node.least >= ENDLESS or (isinstance(body, Enum) and not body.plain):
+            self.line("L = len(b)")
+            self.line(f"v, o = {self.g.function(node)}(b, {root.skip}, L)")
+            ending = [f" return D({name}, v, L - o)"]
+        else:
+            self.begin_at(root.skip)
+            value = self.contents(body)
+            step = self.flush(advance=False)
+            if self.known is None:
+                self.lines.insert(0, " L = len(b); d = 0")
+                ending = [f" return D({name}, {value}, L - o - {step})"]
+            else:
+                # What an IDL places beyond the data fails in the struct call; nothing else looks at the length.
+                ending = [f" return D({name}, {value}, len(b) - {self.known + step})"]
+                if not step:
+                    ending.insert(0, f" if len(b) < {self.known}: raise M")
+        self.g.functions.append("\n".join([f"def {self.name}(b):", *self.lines, *ending, ""]))
 
     def build(self, node: Node) -> None:
         self.line(f"def {self.name}(b, o, L, d=0):", 0)
@@ -218,6 +261,9 @@ class _Function:
             else:
                 self.line(f"return {value}, o")
         self.g.functions.append("\n".join([*self.lines, ""]))
+
+    def begin_at(self, offset: int) -> None:
+        self.known = offset
 
     def line(self, text: str, indent: int = 1) -> None:
         self.lines.append(" " * indent + text)
@@ -243,9 +289,13 @@ class _Function:
         if self.run:
             unpack = self.g.unpacker("".join(self.run))
             target = "".join(f"{name}, " for name in self.run_names).rstrip()
-            self.line(f"{target} = {unpack}(b, o)" if target else f"{unpack}(b, o)")
-            if advance:
-                self.line(f"o += {size}")
+            place = "o" if self.known is None else str(self.known)
+            self.line(f"{target} = {unpack}(b, {place})" if target else f"{unpack}(b, {place})")
+        if advance and self.known is not None:
+            self.line(f"o = {self.known + size}")
+            self.known = None
+        elif advance and self.run:
+            self.line(f"o += {size}")
         self.run, self.run_names = [], []
         return size
 

@@ -404,7 +404,8 @@ class Resolver:
         count = self._number(length, scope)
         if count is None:
             return self._broken(f"the length {length!r} of an array is not a number")
-        if inner == model.Primitive("u8"):
+        bound = scope.get(inner.name) if isinstance(inner, model.Generic) else None
+        if model.Primitive("u8") in (inner, None if bound is None else bound.argument):
             return self._keep(FixedBytes(count))
         return self._keep(Array(self._type(inner, scope, mode, depth), count))
 

@@ -265,8 +265,8 @@ class Model:
         self.questions[at["question"]]["ballots_revealed"] += 1
 
     def _reclaim_vote(self, _: Mapping[str, Any], at: Mapping[str, str], now: int) -> None:
+        # The vote stands as it was: what was closed is its account.
         self.gone[at["vote"]] = "reclaimed"
-        self.votes[at["vote"]]["updated_at"] = now
 
 
 def _without(row: Row, *names: str) -> Row:
@@ -289,9 +289,12 @@ def landed(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict
             yield decoded.name, decoded.data, {m.name: a for m, a in zip(metas, addresses, strict=False)}
 
 
-async def read_model(node: Node, slot_first: int, slot_last: int) -> Model:
-    """Fold the confirmed blocks of these slots, both ends included. RpcError where history is not served any more."""
-    model = Model()
+async def read_model(node: Node, slot_first: int, slot_last: int, model: Model | None = None) -> Model:
+    """Fold the confirmed blocks of these slots, both ends included, onto `model`, which is changed, or onto an empty one.
+
+    RpcError where history is not served any more.
+    """
+    model = model or Model()
     options = {
         "commitment": "confirmed",
         "encoding": "base64",

@@ -10,8 +10,8 @@ import base64
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -26,10 +26,19 @@ from solders.transaction import VersionedTransaction
 
 from programs.devnode.config import BLOCKHASH_AGE_MAX, SLOTS_PER_EPOCH, DevNodeConfig
 from programs.devnode.ledger import LEGACY, Bank, LogEntry, StoredTransaction, inner_json
-from programs.devnode.tokens import TOKEN_PROGRAMS, token_balances
+from programs.devnode.snapshot import (
+    Saved,
+    is_sysvar,
+    pack_accounts,
+    pack_bank,
+    unpack_account,
+    unpack_bank,
+)
+from programs.devnode.tokens import TOKEN_PROGRAM, TOKEN_PROGRAMS, token_balances
 from programs.devnode.vm import (
     FEES_ONLY_ERRORS,
     LAMPORTS_PER_SIGNATURE,
+    LOADER_UPGRADEABLE,
     RENT_EXEMPT_EPOCH,
     SYSTEM_PROGRAM,
     Machine,
@@ -59,11 +68,41 @@ _BUILTIN_ADDRESSES = tuple(
         "SysvarS1otHashes111111111111111111111111111",
     )
 )
+# What the runtime adds for an account to the bytes that it loads.
+_ACCOUNT_BYTES = 64
+# What it adds for a lookup table that the message takes addresses from, whatever the table's real size.
+_LOOKUP_TABLE_BYTES = 8_248
+_NATIVE_MINT = Pubkey.from_string("So11111111111111111111111111111111111111112")
 # Slot hashes that the sysvar holds.
 _SLOT_HASHES_MAX = 512
 # Compute units that an instruction is granted when the message does not ask for a limit; and the most of one transaction.
 _UNITS_DEFAULT = 200_000
+_UNITS_BUILTIN = 3_000
+_BUILTINS = frozenset(
+    Pubkey.from_string(text)
+    for text in (
+        "11111111111111111111111111111111",
+        "ComputeBudget111111111111111111111111111111",
+        "Vote111111111111111111111111111111111111111",
+        "BPFLoader1111111111111111111111111111111111",
+        "BPFLoader2111111111111111111111111111111111",
+        "BPFLoaderUpgradeab1e11111111111111111111111",
+        "LoaderV411111111111111111111111111111111111",
+        "KeccakSecp256k11111111111111111111111111111",
+        "Ed25519SigVerify111111111111111111111111111",
+    )
+)
 _UNITS_MAX = 1_400_000
+# Blocks below the finalized one for which the accounts of that time are kept: what a node that is behind shows.
+OLD_READS_SLOTS_MAX = 512
+_SAVED_NUMBERS = (
+    "transaction_count",
+    "_confirmed_slot",
+    "_first_available",
+    "_last_finalized_notified",
+    "_last_confirmed_notified",
+    "_airdrops",
+)
 _FAUCET_START_LAMPORTS = 1_000_000 * 1_000_000_000
 
 
@@ -105,12 +144,13 @@ Happening = Moved | SlotStarted | ForkDied
 class Chain:
     """Banks, accounts, signatures. `happenings` fills with what subscribers may want to hear; the edge drains it."""
 
-    def __init__(self, config: DevNodeConfig, unix_s: int) -> None:
+    def __init__(self, config: DevNodeConfig, unix_s: int, saved: Saved | None = None) -> None:
         self.config = config
         self.machine = Machine(config.log_bytes_max)
         self.happenings: deque[Happening] = deque()
         self.transaction_count = 0
-        self._seed = hashlib.sha256(b"devnode genesis %d" % config.seed).digest()
+        self.seed = config.seed if saved is None else saved.seed
+        self._seed = hashlib.sha256(b"devnode genesis %d" % self.seed).digest()
         self.genesis_hash = str(Hash.hash(self._seed))
         self.identity = Keypair.from_seed(hashlib.sha256(b"identity" + self._seed).digest())
         self.faucet = Keypair.from_seed(hashlib.sha256(b"faucet" + self._seed).digest())
@@ -129,7 +169,12 @@ class Chain:
         self._last_finalized_notified = -1
         self._last_confirmed_notified = -1
         self._airdrops = 0
-        self._genesis(unix_s)
+        self._rent_minima: dict[int, int] = {}
+        self._program_sizes: dict[Pubkey, int] = {}
+        if saved is None:
+            self._genesis(unix_s)
+        else:
+            self._restore(saved)
 
     # --- birth -----------------------------------------------------------------------------------------------------
 
@@ -142,13 +187,69 @@ class Chain:
             account = self.machine.account(address)
             if account is not None:
                 self._own(address, None, account)
-        for text, source in self.config.programs.items():
-            elf = source if isinstance(source, bytes) else source.read_bytes()
-            for address, account in self.machine.add_program(Pubkey.from_string(text), elf).items():
-                self._own(address, None, account)
-        first = Bank(0, 0, 0, self.genesis_hash, str(Hash.default()), unix_s, frozen=True)
+        # The mint of wrapped SOL: 9 decimals, nobody's authority, no supply.
+        wrapped = bytes(44) + b"\x09\x01" + bytes(36)
+        self._place(_NATIVE_MINT, Account(1_000_000_000, wrapped, TOKEN_PROGRAM, rent_epoch=1))
+        self._load_programs(skip_known=False)
+        first = Bank(0, 0, 0, self.genesis_hash, self.genesis_hash, unix_s, frozen=True)
         self._append_bank(first)
         self.working = self._new_bank(1, unix_s)
+
+    # --- into a file and back ----------------------------------------------------------------------------------------
+
+    def save(self, faults: dict[str, Any]) -> Saved:
+        """Everything that the chain is, for `snapshot.write`."""
+        addresses = {address for owned in self._owned.values() for address in owned}
+        accounts = [(address, self.machine.account(address)) for address in addresses]
+        return Saved(
+            seed=self.seed,
+            accounts=pack_accounts((a, account) for a, account in accounts if not is_sysvar(account)),
+            banks=[pack_bank(bank) for bank in self._banks],
+            working=pack_bank(self.working),
+            blockhashes=list(self._blockhashes.items()),
+            slot_hashes=[(slot, str(blockhash)) for slot, blockhash in self._slot_hashes],
+            numbers={name: getattr(self, name) for name in _SAVED_NUMBERS},
+            faults=faults,
+        )
+
+    def _restore(self, saved: Saved) -> None:
+        accounts = [unpack_account(row) for row in saved.accounts]
+        # A program is loaded when its account is written, and then its data must be there.
+        for address, account in sorted(accounts, key=lambda pair: bool(pair[1] and pair[1].executable)):
+            self._own(address, None, account)
+            if self.machine.account(address) != account:
+                self.machine.set_account(address, account)
+        for row in saved.banks:
+            bank = unpack_bank(row)
+            self._banks.append(bank)
+            self._by_slot[bank.slot] = bank
+            self._index(bank)
+            self._stored_count += len(bank.transactions)
+        self.working = unpack_bank(saved.working)
+        for stored in self.working.transactions:
+            self._statuses[stored.signature] = stored
+        self._blockhashes = OrderedDict(saved.blockhashes)
+        self._slot_hashes.extend((slot, Hash.from_string(text)) for slot, text in saved.slot_hashes)
+        for name in _SAVED_NUMBERS:
+            setattr(self, name, saved.numbers[name])
+        self._load_programs(skip_known=True)
+        self.machine.set_clock(self.working.slot, self.working.unix_s, self.working.slot // SLOTS_PER_EPOCH)
+        self.machine.set_slot_hashes(list(reversed(self._slot_hashes)))
+
+    def _index(self, bank: Bank) -> None:
+        for stored in bank.transactions:
+            self._statuses[stored.signature] = stored
+            for key in stored.mentions:
+                self._by_address.setdefault(key, []).append(stored)
+
+    def _load_programs(self, *, skip_known: bool) -> None:
+        for text, source in self.config.programs.items():
+            program = Pubkey.from_string(text)
+            if skip_known and self.machine.account(program) is not None:
+                continue
+            elf = source if isinstance(source, bytes) else source.read_bytes()
+            for address, account in self.machine.add_program(program, elf).items():
+                self._own(address, None, account)
 
     def _place(self, address: Pubkey, account: Account | None) -> None:
         before = self.machine.account(address)
@@ -278,7 +379,8 @@ class Chain:
         if check_age and not self.blockhash_is_valid(str(message.recent_blockhash), bank):
             return "BlockhashNotFound"
         known = self._statuses.get(str(transaction.signatures[0]))
-        if check_age and known is not None and known.slot <= bank.slot:
+        # A node remembers messages, not signatures: other contents under a known signature are new to it.
+        if check_age and known is not None and known.slot <= bank.slot and known.wire.endswith(bytes(message)):
             return "AlreadyProcessed"
         return None
 
@@ -307,19 +409,28 @@ class Chain:
             if err not in FEES_ONLY_ERRORS or not self._charge(keys[0], fee):
                 return err
             outcome = Outcome(err, [], [], 0, None, ran=True)
+        written = {key: self.machine.account(key) for key in writable}
+        if outcome.err is None and (fault := self._rent_fault(keys, before, written)) is not None:
+            # The machine does not look at rent: undo what it took for good, but for the fee.
+            outcome = replace(outcome, err=fault)
+            for key in writable:
+                self.machine.set_account(key, before[key])
+            self._charge(keys[0], fee)
+            written = {key: self.machine.account(key) for key in writable}
         price = _unit_price(message)
         if price:
             extra = -(-price * _unit_limit(message) // 1_000_000)
             if self._charge(keys[0], extra):
                 fee += extra
+                written[keys[0]] = self.machine.account(keys[0])
         after = dict(before)
-        for key in writable:
-            account = self.machine.account(key)
+        for key, account in written.items():
+            self._program_sizes.pop(key, None)
             after[key] = account
             if before[key] is not None or account is not None:
                 bank.journal.setdefault(key, before[key])
                 self._own(key, before[key], account)
-        stored = _stored(transaction, wire, keys, writable, looked_up, outcome, fee, before, after)
+        stored = _stored(self, transaction, wire, keys, writable, looked_up, outcome, fee, before, after)
         stored.slot, stored.index, stored.fee_per_unit = bank.slot, len(bank.transactions), price
         bank.transactions.append(stored)
         bank.fees += fee
@@ -327,6 +438,67 @@ class Chain:
         self._statuses[stored.signature] = stored
         self.transaction_count += 1
         return None
+
+    def _rent_fault(
+        self,
+        keys: tuple[Pubkey, ...],
+        before: Mapping[Pubkey, Account | None],
+        written: Mapping[Pubkey, Account | None],
+    ) -> dict[str, Any] | None:
+        """The error for an account that a run left with less than its rent; None when there is none such.
+
+        An account that had too little already may go on with it, as long as it neither grows nor gains.
+        """
+        for key, account in written.items():
+            if account is None or account.lamports >= self._rent_minimum(len(account.data)):
+                continue
+            old = before[key]
+            was_poor = old is not None and 0 < old.lamports < self._rent_minimum(len(old.data))
+            if not (was_poor and old and len(old.data) == len(account.data) and account.lamports <= old.lamports):
+                return {"InsufficientFundsForRent": {"account_index": keys.index(key)}}
+        return None
+
+    def _rent_minimum(self, data_bytes: int) -> int:
+        minimum = self._rent_minima.get(data_bytes)
+        if minimum is None:
+            minimum = self._rent_minima[data_bytes] = self.machine.rent_exempt_minimum(data_bytes)
+        return minimum
+
+    def loaded_bytes(self, message: Message | MessageV0, before: Mapping[Pubkey, Account | None]) -> int:
+        """What a run loaded: each account that exists counts its data and 64 bytes, and a program's data account with it."""
+        total = _LOOKUP_TABLE_BYTES * len(getattr(message, "address_table_lookups", ()))
+        for account in before.values():
+            if account is None:
+                continue
+            total += len(account.data) + _ACCOUNT_BYTES
+            if account.owner == LOADER_UPGRADEABLE and account.executable and len(account.data) >= 36:
+                address = Pubkey.from_bytes(bytes(account.data[4:36]))
+                total += 0 if address in before else self._program_size(address)
+        return total
+
+    def _program_size(self, address: Pubkey) -> int:
+        # Remembered: reading a program's account copies all of it.
+        size = self._program_sizes.get(address)
+        if size is None:
+            account = self.machine.account(address)
+            size = self._program_sizes[address] = 0 if account is None else len(account.data) + _ACCOUNT_BYTES
+        return size
+
+    @staticmethod
+    def after(
+        message: Message | MessageV0, outcome: Outcome, before: Mapping[Pubkey, Account | None]
+    ) -> dict[Pubkey, Account | None]:
+        """The accounts after a simulated run: what it wrote, or, where it failed and was charged, the fee alone."""
+        out = dict(before)
+        if outcome.err is None:
+            out.update({key: account for key, account in (outcome.post_accounts or {}).items() if key in out})
+        elif outcome.ran or outcome.err in FEES_ONLY_ERRORS:
+            payer = message.account_keys[0]
+            account = out[payer]
+            if account is not None:
+                rest = account.lamports - fee_of(message)
+                out[payer] = Account(rest, account.data, account.owner, account.executable, account.rent_epoch)
+        return out
 
     def _charge(self, payer: Pubkey, lamports: int) -> bool:
         account = self.machine.account(payer)
@@ -366,6 +538,11 @@ class Chain:
         if not outcome.ran:
             err = self._load_error(outcome.err, message, before)
             return Outcome(err, [], [], 0, None, ran=False), before
+        if outcome.err is None:
+            writable = writable_keys(message, keys, len(looked_up[0]))
+            after = self.after(message, outcome, before)
+            fault = self._rent_fault(keys, before, {key: after[key] for key in writable})
+            outcome = outcome if fault is None else replace(outcome, err=fault, post_accounts=None)
         entry = LogEntry(str(transaction.signatures[0]), outcome.err, tuple(outcome.logs), frozenset(keys))
         bank.collector.append(entry)
         return outcome, before
@@ -418,12 +595,12 @@ class Chain:
         digest = hashlib.sha256(bank.previous_blockhash.encode() + self._seed + bank.slot.to_bytes(8, "little"))
         for stored in bank.transactions:
             digest.update(stored.signature.encode())
-            for key in stored.mentions:
-                self._by_address.setdefault(key, []).append(stored)
+        self._index(bank)
         bank.blockhash = str(Hash.from_bytes(digest.digest()))
         bank.frozen = True
         self._stored_count += len(bank.transactions)
         self._append_bank(bank)
+        self._forget_undoing()
         self.happenings.append(Moved(Commitment.PROCESSED, (bank,)))
         if confirm:
             self.confirm()
@@ -447,6 +624,13 @@ class Chain:
             self._last_confirmed_notified = slot
         else:
             self._last_finalized_notified = slot
+
+    def _forget_undoing(self) -> None:
+        """What could undo a block, and the log lines that wait for its notifications, are of no use once nobody reads that far back."""
+        old = len(self._banks) - self.config.finalized_lag_slots - OLD_READS_SLOTS_MAX - 2
+        if old >= 0:
+            bank = self._banks[old]
+            bank.journal, bank.collector = {}, []
 
     def _prune(self) -> None:
         config = self.config
@@ -556,15 +740,13 @@ def _unit_price(message: Message | MessageV0) -> int:
 
 
 def _unit_limit(message: Message | MessageV0) -> int:
-    asked = 0
+    granted = 0
     for ix in message.instructions:
-        if message.account_keys[ix.program_id_index] == _COMPUTE_BUDGET:
-            if ix.data[:1] == b"\x02":
-                return min(int.from_bytes(ix.data[1:5], "little"), _UNITS_MAX)
-            asked += 3_000
-        else:
-            asked += _UNITS_DEFAULT
-    return min(asked, _UNITS_MAX)
+        program = message.account_keys[ix.program_id_index]
+        if program == _COMPUTE_BUDGET and ix.data[:1] == b"\x02":
+            return min(int.from_bytes(ix.data[1:5], "little"), _UNITS_MAX)
+        granted += _UNITS_BUILTIN if program in _BUILTINS else _UNITS_DEFAULT
+    return min(granted, _UNITS_MAX)
 
 
 def fee_of(message: Message | MessageV0) -> int:
@@ -587,11 +769,12 @@ def _memo(message: Message | MessageV0) -> str | None:
     return "; ".join(notes) if notes else None
 
 
-def _cost_units(message: Message | MessageV0, writable: int, units: int) -> int:
+def _cost_units(message: Message | MessageV0, writable: int, units: int, loaded_bytes: int) -> int:
     """The block cost of a transaction: signatures, write locks, instruction bytes, loaded data and what it used."""
     signatures = 720 * message.header.num_required_signatures
     data_bytes = sum(len(ix.data) for ix in message.instructions)
-    return signatures + 300 * writable + data_bytes // 4 + 8 + units
+    # Eight units for each page of 32 KiB that was loaded.
+    return signatures + 300 * writable + data_bytes // 4 + 8 * -(-loaded_bytes // 32_768) + units
 
 
 def _balances(keys: Iterable[Pubkey], accounts: dict[Pubkey, Account | None]) -> list[int]:
@@ -599,6 +782,7 @@ def _balances(keys: Iterable[Pubkey], accounts: dict[Pubkey, Account | None]) ->
 
 
 def _stored(
+    chain: Chain,
     transaction: VersionedTransaction,
     wire: bytes,
     keys: tuple[Pubkey, ...],
@@ -611,12 +795,13 @@ def _stored(
 ) -> StoredTransaction:
     message = transaction.message
     has_tokens = any(key in TOKEN_PROGRAMS for key in keys)
-    pre_tokens: list[dict[str, Any]] = token_balances(keys, before) if has_tokens else []
-    post_tokens: list[dict[str, Any]] = token_balances(keys, after) if has_tokens else []
+    find = chain.machine.account
+    pre_tokens: list[dict[str, Any]] = token_balances(keys, before, find) if has_tokens else []
+    post_tokens: list[dict[str, Any]] = token_balances(keys, after, find) if has_tokens else []
     err = outcome.err
     meta: dict[str, Any] = {
         "computeUnitsConsumed": outcome.units,
-        "costUnits": _cost_units(message, len(writable), outcome.units),
+        "costUnits": _cost_units(message, len(writable), outcome.units, chain.loaded_bytes(message, before)),
         "err": err,
         "fee": fee,
         "innerInstructions": msgspec.Raw(inner_json(outcome.inner)),

@@ -22,7 +22,8 @@ LOG_BYTES_MAX = 10_000
 class DevNodeConfig:
     """Settings of one development node. Slots are counted, times are milliseconds, ports 0 mean "any free one".
 
-    `slot_ms` 0 stops the clock: slots then pass only by `DevNode.advance`. `confirmed_lag_slots` counts from the newest frozen block,
+    `slot_ms` 0 stops the clock: slots then pass only by `DevNode.advance`. `as_fast_as_possible` passes slots without a pause; with
+    `genesis_unix_s` the chain's own time still moves by `slot_ms` a slot. `confirmed_lag_slots` counts from the newest frozen block,
     and so does `finalized_lag_slots`: a real test validator shows 0 and 31 (32 behind the block in the making).
     """
 
@@ -30,6 +31,7 @@ class DevNodeConfig:
     ws_port: int = 0
     host: str = "127.0.0.1"
     slot_ms: float = 400.0
+    as_fast_as_possible: bool = False
     seed: int = 0
     confirmed_lag_slots: int = 0
     confirm_delay_ms: float = 25.0
@@ -42,6 +44,9 @@ class DevNodeConfig:
     transaction_index: bool = True
     genesis_unix_s: int | None = None
     programs: Mapping[str, Path | bytes] = field(default_factory=dict)
+    # `restore`: a snapshot to go on from; its seed counts. `snapshot`: where the control method writes one.
+    restore: Path | None = None
+    snapshot: Path | None = None
     faults: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,6 +57,8 @@ class DevNodeConfig:
         for name in ("slot_ms", "confirm_delay_ms", "confirmed_lag_slots", "finalized_lag_slots"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name.replace('_', '-')} {getattr(self, name)} is negative: give 0 or more")
+        if self.as_fast_as_possible and not self.slot_ms:
+            raise UserError("slot-ms 0 stops the clock, as-fast-as-possible drives it: give one of them")
         if self.finalized_lag_slots < self.confirmed_lag_slots:
             raise UserError(
                 f"finalized-lag {self.finalized_lag_slots} is less than confirmed-lag {self.confirmed_lag_slots}: "

@@ -58,6 +58,11 @@ def block_not_available(slot: int) -> RpcError:
     return RpcError(-32004, f"Block not available for slot {slot}")
 
 
+def block_status_not_yet(slot: int) -> RpcError:
+    """-32014: confirmed, and not written yet."""
+    return RpcError(-32014, f"Block status not yet available for slot {slot}")
+
+
 def slot_skipped(slot: int) -> RpcError:
     """-32007: no block at a finalized slot."""
     return RpcError(-32007, f"Slot {slot} was skipped, or missing due to ledger jump to recent snapshot")
@@ -66,6 +71,11 @@ def slot_skipped(slot: int) -> RpcError:
 def node_unhealthy(slots_behind: int) -> RpcError:
     """-32005: behind the cluster by `slots_behind`."""
     return RpcError(-32005, f"Node is behind by {slots_behind} slots", {"numSlotsBehind": slots_behind})
+
+
+def no_snapshot() -> RpcError:
+    """-32008: the node has made no snapshot."""
+    return RpcError(-32008, "No snapshot")
 
 
 def unsupported_version(version: int) -> RpcError:

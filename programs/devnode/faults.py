@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from programs.errors import UserError
 
@@ -23,8 +24,30 @@ class FaultKind:
     summary: str
     params: Mapping[str, float] = field(default_factory=dict)
     rate_max: float = 1.0
+    # What the rate counts: a chance in 0..1 for each of these.
+    each: str = "notification"
+
+    @property
+    def rate_unit(self) -> str:
+        """What a rate of this fault means."""
+        return self.each if self.rate_max > 1 else f"chance for each {self.each}"
+
+    def described(self) -> str:
+        """The unit of the rate and of every parameter, with defaults."""
+        units = (f"{key}={value:g} ({_UNITS[key]})" for key, value in self.params.items())
+        return "; ".join([f"rate: {self.rate_unit}", *units])
 
 
+_UNITS = {
+    "ms": "milliseconds",
+    "slots": "slots",
+    "depth": "blocks",
+    "retry_after_s": "seconds",
+    "everywhere": "0 or 1",
+    "reland": "0 or 1",
+    "null": "0 or 1",
+}
+_SLOT, _REQUEST = "slot", "HTTP request"
 _KINDS: dict[str, FaultKind] = {
     "phantom-logs": FaultKind("a logs notification for a signature that never lands, beside a true one"),
     "forged-logs": FaultKind(
@@ -34,36 +57,57 @@ _KINDS: dict[str, FaultKind] = {
     "wrong-slot-logs": FaultKind("a logs notification names the slot before the one in which its transaction landed"),
     "lost-notifications": FaultKind("a notification is not sent"),
     "repeated-notifications": FaultKind("a notification is sent twice"),
-    "reordered-notifications": FaultKind("the notifications of one burst are shuffled"),
+    "reordered-notifications": FaultKind("the notifications of one burst are shuffled", each="burst of a subscription"),
     "delayed-notifications": FaultKind("a notification is sent later", {"ms": 500.0}),
-    "lost-slots": FaultKind("all confirmed logs, account and program notifications of a slot are not sent"),
-    "truncated-logs": FaultKind("the logs of a notification are cut as at the byte limit; the stored ones are whole"),
-    "closed-sockets": FaultKind("per slot: every WebSocket is closed with a close frame"),
-    "dropped-sockets": FaultKind("per slot: every WebSocket is cut without a close frame"),
-    "silent-sockets": FaultKind("per slot: the sockets stay open and hear nothing any more", {"slots": 25.0}),
-    "incomplete-lists": FaultKind("getSignaturesForAddress lacks entries of the last slots", {"slots": 4.0}),
-    "null-transactions": FaultKind(
-        "getTransaction answers null for a while after the transaction landed", {"slots": 3.0}
+    "lost-slots": FaultKind("all confirmed logs, account and program notifications of a slot are not sent", each=_SLOT),
+    "truncated-logs": FaultKind(
+        "the logs of a notification are cut as at the byte limit; the stored ones are whole", each="transaction"
     ),
-    "null-logs": FaultKind("meta.logMessages and meta.innerInstructions are null in a reply"),
-    "http-429": FaultKind("status 429; with retry_after_s > 0 a Retry-After header", {"retry_after_s": 0.0}),
-    "rpc-429": FaultKind("status 200 with a JSON-RPC error of code 429"),
-    "timeouts": FaultKind("a request is never answered, and its connection hangs", {"ms": 30_000.0}),
-    "slow-bodies": FaultKind("a reply arrives in small pieces", {"ms": 300.0}),
-    "cut-bodies": FaultKind("the connection ends in the middle of a reply"),
-    "garbage": FaultKind("a reply is no JSON"),
-    "balancer": FaultKind("a request is answered by a node that is behind", {"slots": 8.0}),
-    "unhealthy": FaultKind("getHealth answers that the node is behind", {"slots": 50.0}),
-    "pruned-history": FaultKind("per slot: history older than the given number of slots is forgotten", {"slots": 64.0}),
+    "closed-sockets": FaultKind("every WebSocket is closed with a close frame", each=_SLOT),
+    "dropped-sockets": FaultKind("every WebSocket is cut without a close frame", each=_SLOT),
+    "silent-sockets": FaultKind("the sockets stay open and hear nothing any more", {"slots": 25.0}, each=_SLOT),
+    "incomplete-lists": FaultKind(
+        "getSignaturesForAddress lacks entries of the last slots", {"slots": 4.0}, each="transaction"
+    ),
+    "null-transactions": FaultKind(
+        "getTransaction answers null for a while after the transaction landed", {"slots": 3.0}, each="transaction"
+    ),
+    "late-blocks": FaultKind(
+        "getBlock answers -32014, with null=1 null, for a while after the slot was confirmed",
+        {"slots": 3.0, "null": 0.0},
+        each="block",
+    ),
+    "null-logs": FaultKind(
+        "meta.logMessages and meta.innerInstructions are null in a reply", each="transaction in a reply"
+    ),
+    "http-429": FaultKind(
+        "status 429; with retry_after_s > 0 a Retry-After header", {"retry_after_s": 0.0}, each=_REQUEST
+    ),
+    "rpc-429": FaultKind("status 200 with a JSON-RPC error of code 429", each=_REQUEST),
+    "timeouts": FaultKind("a request is never answered, and its connection hangs", {"ms": 30_000.0}, each=_REQUEST),
+    "slow-bodies": FaultKind("a reply arrives in small pieces", {"ms": 300.0}, each=_REQUEST),
+    "cut-bodies": FaultKind("the connection ends in the middle of a reply", each=_REQUEST),
+    "garbage": FaultKind("a reply is no JSON", each=_REQUEST),
+    "balancer": FaultKind("a request is answered by a node that is behind", {"slots": 8.0}, each="call"),
+    "unhealthy": FaultKind("getHealth answers that the node is behind", {"slots": 50.0}, each="call"),
+    "pruned-history": FaultKind(
+        "history older than the given number of slots is forgotten", {"slots": 64.0}, each=_SLOT
+    ),
     "hidden-signatures": FaultKind(
         "chosen signatures are missing from lists for good; everywhere=1 hides them from blocks and lookups too",
         {"everywhere": 0.0},
+        each="transaction",
     ),
-    "invented-signatures": FaultKind("getSignaturesForAddress holds a signature that does not exist"),
-    "clock-skew": FaultKind("block times are off by this many seconds, at most, either way", rate_max=1e9),
-    "skipped-slots": FaultKind("per slot: the next slots have no block", {"slots": 1.0}),
+    "invented-signatures": FaultKind("getSignaturesForAddress holds a signature that does not exist", each="list"),
+    "clock-skew": FaultKind(
+        "the chain's clock is off by up to this many seconds, either way; drawn anew every so many slots (0: once)",
+        {"slots": 0.0},
+        rate_max=1e9,
+        each="seconds at most",
+    ),
+    "skipped-slots": FaultKind("the next slots have no block", {"slots": 1.0}, each=_SLOT),
     "forks": FaultKind(
-        "per slot: the newest blocks die; reland=1 lets their transactions land again", {"depth": 2.0, "reland": 1.0}
+        "the newest blocks die; reland=1 lets their transactions land again", {"depth": 2.0, "reland": 1.0}, each=_SLOT
     ),
 }
 KINDS: Mapping[str, FaultKind] = MappingProxyType(_KINDS)
@@ -169,6 +213,19 @@ class FaultEngine:
             return False
         self.counts[name] += 1
         return True
+
+    def save(self) -> dict[str, Any]:
+        """Dice and counters as plain values; what is switched on is not part of it."""
+        dice = {name: [state[0], list(state[1]), state[2]] for name, d in self._dice.items() if (state := d.getstate())}
+        return {"seed": self._seed, "dice": dice, "counts": dict(self.counts), "chosen": sorted(self._chosen)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """The other way: from here on the dice fall as they would have fallen."""
+        self._seed = saved["seed"]
+        for name, (version, numbers, gauss) in saved["dice"].items():
+            self.dice(name).setstate((version, tuple(numbers), gauss))
+        self.counts = Counter(saved["counts"])
+        self._chosen = set(saved["chosen"])
 
     def hide(self, signature: str) -> None:
         """Hide one signature by name, whatever the rate of hidden-signatures is."""

@@ -24,6 +24,11 @@ _RATE_LIMITED = b'{"jsonrpc":"2.0","error":{"code":429,"message":"Too many reque
 _SLOW_PIECES = 5
 
 
+def _is_json(content_type: bytes) -> bool:
+    kind, _, parameter = content_type.lower().partition(b";")
+    return kind.strip() == b"application/json" and parameter.strip() in (b"", b"charset=utf-8")
+
+
 class HttpConnection(asyncio.Protocol):
     """One client connection: requests are answered one after another, in order."""
 
@@ -135,9 +140,10 @@ class HttpConnection(asyncio.Protocol):
         self._write(status, words, _TEXT, keep=False)
 
     def _handle(self, verb: bytes, path: bytes, headers: dict[bytes, bytes], body: bytes, keep: bool) -> None:
-        cors = b"access-control-allow-origin: *\r\n" if b"origin" in headers else b""
-        if verb == b"GET" and path == b"/health":
-            self._write(200, b"ok", _TEXT, keep=keep)
+        origin = headers.get(b"origin")
+        cors = b"access-control-allow-origin: %s\r\n" % origin if origin is not None else b""
+        if path.partition(b"?")[0] == b"/health":
+            self._write(200, b"ok", b"", keep=keep)
         elif verb == b"OPTIONS":
             allowed = b"allow: OPTIONS, POST\r\naccept: application/json\r\n" + cors
             if cors:
@@ -145,7 +151,7 @@ class HttpConnection(asyncio.Protocol):
             self._write(200, b"", _JSON, keep=keep, extra=allowed)
         elif verb != b"POST":
             self._write(405, b"Used HTTP Method is not allowed. POST or OPTIONS is required\n", _TEXT, keep=keep)
-        elif headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+        elif not _is_json(headers.get(b"content-type", b"")):
             words = b"Supplied content type is not allowed. Content-Type: application/json is required\n"
             self._write(415, words, _TEXT, keep=keep)
         else:
@@ -183,10 +189,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _head(self, status: int, length: int, kind: bytes, extra: bytes, keep: bool) -> bytes:
         closing = b"" if keep else b"connection: close\r\n"
-        return b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
+        content_type = b"content-type: %s\r\n" % kind if kind else b""
+        return b"HTTP/1.1 %d %s\r\n%scontent-length: %d\r\n%s%s\r\n" % (
             status,
             _REASONS[status],
-            kind,
+            content_type,
             length,
             extra,
             closing,

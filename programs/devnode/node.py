@@ -7,19 +7,22 @@ import base64
 import binascii
 import contextlib
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from solders.account import Account
 
+from programs.devnode import snapshot
 from programs.devnode.chain import Chain
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.errors import RpcError, invalid_params
 from programs.devnode.faults import FaultEngine
 from programs.devnode.http import HttpConnection
 from programs.devnode.ledger import Bank
+from programs.devnode.params import unsigned
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at, unsigned
+from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at
 from programs.devnode.sockets import SocketEdge
 from programs.errors import UserError
 
@@ -37,7 +40,12 @@ class DevNode:
         for name, value in self.config.faults.items():
             self.faults.set_text(name, value)
         self._genesis_unix_s = self.config.genesis_unix_s
-        self.chain = Chain(self.config, self._unix_s(0))
+        # Seconds, the spread that they were drawn from, and the slot at which they were.
+        self._skew: tuple[int, float, int] | None = None
+        saved = None if self.config.restore is None else snapshot.read(self.config.restore)
+        if saved is not None:
+            self.faults.restore(saved.faults)
+        self.chain = Chain(self.config, self._unix_s(0), saved)
         self.rpc = RpcService(self.chain, self.faults)
         self.pubsub = PubSub(self.chain, self.rpc, self.faults)
         self.sockets = SocketEdge(self.pubsub, self.config.ws_queue_items_max)
@@ -81,6 +89,8 @@ class DevNode:
         rpc_port = self._http.sockets[0].getsockname()[1]
         self.rpc_url = f"http://{config.host}:{rpc_port}"
         self.ws_url = f"ws://{config.host}:{ws_port}"
+        # What happened before anybody could subscribe is told to nobody.
+        self.chain.happenings.clear()
         if config.slot_ms > 0:
             self._clock = asyncio.create_task(self._run_clock(), name="devnode clock")
 
@@ -111,14 +121,26 @@ class DevNode:
             now = int(time.time())
         else:
             now = self._genesis_unix_s + int(slot * (self.config.slot_ms or _MANUAL_SLOT_MS) / 1_000)
-        spread = self.faults.rate("clock-skew")
-        if spread:
-            self.faults.counts["clock-skew"] += 1
-            now += int(self.faults.dice("clock-skew").uniform(-spread, spread))
-        return now
+        return now + self._skew_s(slot)
+
+    def _skew_s(self, slot: int) -> int:
+        """How far off the chain's clock is. Block times never go back, so a clock that is put back stands still for a while."""
+        faults = self.faults
+        spread = faults.rate("clock-skew")
+        if not spread:
+            self._skew = None
+            return 0
+        every = faults.param("clock-skew", "slots")
+        if self._skew is None or self._skew[1] != spread or (every and slot - self._skew[2] >= every):
+            self._skew = (round(faults.dice("clock-skew").uniform(-spread, spread)), spread, slot)
+        faults.counts["clock-skew"] += 1
+        return self._skew[0]
 
     async def _run_clock(self) -> None:
         loop = asyncio.get_running_loop()
+        while self.config.as_fast_as_possible:
+            self._tick(delay_confirm=False)
+            await asyncio.sleep(0)
         slot_s = self.config.slot_ms / 1_000
         due = loop.time() + slot_s
         while True:
@@ -185,6 +207,11 @@ class DevNode:
         self._publish()
         return dead
 
+    def save(self, path: Path) -> int:
+        """Write the whole chain to a file, which `DevNodeConfig.restore` takes; its size in bytes. UserError when it cannot be written."""
+        self._finish_confirm()
+        return snapshot.write(path, self.chain.save(self.faults.save()))
+
     # --- control ---------------------------------------------------------------------------------------------------
 
     def _add_control(self) -> None:
@@ -198,6 +225,7 @@ class DevNode:
             devnode_fork=self._control_fork,
             devnode_setAccount=self._control_set_account,
             devnode_dropSockets=self._control_drop_sockets,
+            devnode_saveSnapshot=self._control_save,
         )
 
     def _control_set_fault(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
@@ -221,6 +249,16 @@ class DevNode:
         clients = self.sockets.clients
         self.sockets.drop_all()
         return clients
+
+    def _control_save(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        # The place is the operator's choice: whoever may call the node must not be able to name a file.
+        if self.config.snapshot is None:
+            raise invalid_params("no place for a snapshot: start the node with --snapshot FILE")
+        try:
+            size = self.save(self.config.snapshot)
+        except UserError as error:
+            raise RpcError(-32603, str(error)) from None
+        return {"slot": self.chain.tip.slot, "bytes": size}
 
     def _control_advance(self, ctx: Context, params: list[Any]) -> int:
         slots = unsigned(params[0]) if params else 1

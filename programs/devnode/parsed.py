@@ -1,6 +1,6 @@
 """The jsonParsed form of instructions and accounts, for the programs that most clients look at.
 
-System, memo and token transfers are parsed; the rest is shown as the real node shows a program that it has no parser for.
+System, memo, token and lookup table instructions are parsed; the rest is shown as the real node shows a program that it has no parser for.
 """
 
 from __future__ import annotations
@@ -29,56 +29,198 @@ _MEMOS = {
 }
 _SYSTEM = str(Pubkey.default())
 _TOKENS = {str(TOKEN_PROGRAM): "spl-token", str(TOKEN_2022_PROGRAM): "spl-token-2022"}
+_ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
+_LOOKUP_TABLES = "AddressLookupTab1e1111111111111111111111111"
+_LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
+_SYSVARS = Pubkey.from_string("Sysvar1111111111111111111111111111111111111")
+# Heads of accounts of the upgradeable loader: a program's, and that of its data.
+_PROGRAM_BYTES = 36
+_PROGRAM_DATA_HEAD_BYTES = 45
+_RENT_BYTES = 17
+_CLOCK_BYTES = 40
+_AUTHORITY_TYPES = ("mintTokens", "freezeAccount", "accountOwner", "closeAccount")
+_IMMUTABLE_OWNER = 7
+Info = dict[str, Any]
+
+
+def _number(data: bytes, offset: int, size: int) -> int:
+    if len(data) < offset + size:
+        raise ValueError("short instruction")
+    return int.from_bytes(data[offset : offset + size], "little")
 
 
 def _u64(data: bytes, offset: int) -> int:
-    if len(data) < offset + 8:
-        raise ValueError("short instruction")
-    return int.from_bytes(data[offset : offset + 8], "little")
+    return _number(data, offset, 8)
 
 
 def _address(data: bytes, offset: int) -> str:
     return str(Pubkey.from_bytes(data[offset : offset + 32]))
 
 
-def _system(data: bytes, accounts: Sequence[str]) -> dict[str, Any]:
-    kind = int.from_bytes(data[:4], "little")
-    if kind == 0:
-        info = {
-            "lamports": _u64(data, 4),
-            "newAccount": accounts[1],
-            "owner": _address(data, 20),
-            "source": accounts[0],
-            "space": _u64(data, 12),
-        }
-        return {"info": info, "type": "createAccount"}
+def _optional_address(data: bytes, offset: int) -> str | None:
+    return _address(data, offset + 1) if data[offset] else None
+
+
+def _seed(data: bytes, offset: int) -> tuple[str, int]:
+    """A string with its length before it, and where it ends."""
+    end = offset + 8 + _u64(data, offset)
+    return data[offset + 8 : end].decode(), end
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+def _system(data: bytes, accounts: Sequence[str]) -> Info:
+    kind = _number(data, 0, 4)
+    if kind in (0, 13):
+        info: Info = {"newAccount": accounts[0 if kind else 1], "owner": _address(data, 20), "space": _u64(data, 12)}
+        lamports = _u64(data, 4)
+        if kind == 0 or lamports:
+            info |= {"lamports": lamports, "source": accounts[1 if kind else 0]}
+        return {"info": info, "type": "createAccountAllowPrefund" if kind else "createAccount"}
     if kind == 1:
         return {"info": {"account": accounts[0], "owner": _address(data, 4)}, "type": "assign"}
     if kind == 2:
         info = {"destination": accounts[1], "lamports": _u64(data, 4), "source": accounts[0]}
         return {"info": info, "type": "transfer"}
+    if kind == 3:
+        seed, end = _seed(data, 36)
+        info = {
+            "base": _address(data, 4),
+            "lamports": _u64(data, end),
+            "newAccount": accounts[1],
+            "owner": _address(data, end + 16),
+            "seed": seed,
+            "source": accounts[0],
+            "space": _u64(data, end + 8),
+        }
+        return {"info": info, "type": "createAccountWithSeed"}
     if kind == 8:
         return {"info": {"account": accounts[0], "space": _u64(data, 4)}, "type": "allocate"}
     raise ValueError("no parser")
 
 
-def _token(data: bytes, accounts: Sequence[str]) -> dict[str, Any]:
-    if data[0] == 3:
-        info = {
-            "amount": str(_u64(data, 1)),
-            "authority": accounts[2],
-            "destination": accounts[1],
-            "source": accounts[0],
-        }
-        return {"info": info, "type": "transfer"}
-    if data[0] == 9:
-        info = {"account": accounts[0], "destination": accounts[1], "owner": accounts[2]}
-        return {"info": info, "type": "closeAccount"}
+def _signers(info: Info, name: str, rest: Sequence[str]) -> Info:
+    """The one authority, or a multisig with those that signed for it."""
+    owner, *others = rest
+    if not others:
+        return {**info, name: owner}
+    multisig = "multisig" + name[0].upper() + name[1:]
+    return {**info, multisig: owner, "signers": others}
+
+
+def _amount(data: bytes, offset: int) -> Info:
+    return {"amount": str(_u64(data, offset))}
+
+
+def _checked(data: bytes) -> Info:
+    return {"tokenAmount": ui_amount(_u64(data, 1), data[9])}
+
+
+def _mint(data: bytes, accounts: Sequence[str]) -> Info:
+    info: Info = {"decimals": data[1], "mint": accounts[0], "mintAuthority": _address(data, 2)}
+    freeze = _optional_address(data, 34)
+    return {**info, **({} if freeze is None else {"freezeAuthority": freeze})}
+
+
+def _set_authority(data: bytes, accounts: Sequence[str]) -> Info:
+    kind = _AUTHORITY_TYPES[data[1]]
+    owned = "mint" if data[1] < 2 else "account"
+    info = {owned: accounts[0], "authorityType": kind, "newAuthority": _optional_address(data, 2)}
+    return _signers(info, "authority", accounts[1:])
+
+
+def _data_size(data: bytes, accounts: Sequence[str]) -> Info:
+    kinds = [int.from_bytes(data[at : at + 2], "little") for at in range(1, len(data), 2)]
+    if any(kind != _IMMUTABLE_OWNER for kind in kinds):
+        raise ValueError("no name for this extension")
+    info: Info = {"mint": accounts[0]}
+    return {**info, "extensionTypes": ["immutableOwner"] * len(kinds)} if kinds else info
+
+
+def _pick(*names: str) -> Callable[[bytes, Sequence[str]], Info]:
+    return lambda data, accounts: {name: accounts[place] for place, name in enumerate(names) if name}
+
+
+_TokenParser = Callable[[bytes, Sequence[str]], Info]
+_TOKEN_INSTRUCTIONS: dict[int, tuple[str, _TokenParser]] = {
+    0: ("initializeMint", lambda d, a: {**_mint(d, a), "rentSysvar": a[1]}),
+    1: ("initializeAccount", _pick("account", "mint", "owner", "rentSysvar")),
+    3: ("transfer", lambda d, a: _signers({"source": a[0], "destination": a[1], **_amount(d, 1)}, "authority", a[2:])),
+    4: ("approve", lambda d, a: _signers({"source": a[0], "delegate": a[1], **_amount(d, 1)}, "owner", a[2:])),
+    5: ("revoke", lambda d, a: _signers({"source": a[0]}, "owner", a[1:])),
+    6: ("setAuthority", _set_authority),
+    7: ("mintTo", lambda d, a: _signers({"mint": a[0], "account": a[1], **_amount(d, 1)}, "mintAuthority", a[2:])),
+    8: ("burn", lambda d, a: _signers({"account": a[0], "mint": a[1], **_amount(d, 1)}, "authority", a[2:])),
+    9: ("closeAccount", lambda d, a: _signers({"account": a[0], "destination": a[1]}, "owner", a[2:])),
+    10: ("freezeAccount", lambda d, a: _signers({"account": a[0], "mint": a[1]}, "freezeAuthority", a[2:])),
+    11: ("thawAccount", lambda d, a: _signers({"account": a[0], "mint": a[1]}, "freezeAuthority", a[2:])),
+    12: (
+        "transferChecked",
+        lambda d, a: _signers({"source": a[0], "mint": a[1], "destination": a[2], **_checked(d)}, "authority", a[3:]),
+    ),
+    13: (
+        "approveChecked",
+        lambda d, a: _signers({"source": a[0], "mint": a[1], "delegate": a[2], **_checked(d)}, "owner", a[3:]),
+    ),
+    14: (
+        "mintToChecked",
+        lambda d, a: _signers({"mint": a[0], "account": a[1], **_checked(d)}, "mintAuthority", a[2:]),
+    ),
+    15: ("burnChecked", lambda d, a: _signers({"account": a[0], "mint": a[1], **_checked(d)}, "authority", a[2:])),
+    16: (
+        "initializeAccount2",
+        lambda d, a: {"account": a[0], "mint": a[1], "owner": _address(d, 1), "rentSysvar": a[2]},
+    ),
+    17: ("syncNative", _pick("account")),
+    18: ("initializeAccount3", lambda d, a: {"account": a[0], "mint": a[1], "owner": _address(d, 1)}),
+    20: ("initializeMint2", _mint),
+    21: ("getAccountDataSize", _data_size),
+    22: ("initializeImmutableOwner", _pick("account")),
+}
+
+
+def _token(data: bytes, accounts: Sequence[str]) -> Info:
+    name, parser = _TOKEN_INSTRUCTIONS[data[0]]
+    if data[0] in (3, 4, 7, 8) and len(data) < 9:
+        raise ValueError("short instruction")
+    return {"info": parser(data, accounts), "type": name}
+
+
+def _associated(data: bytes, accounts: Sequence[str]) -> Info:
+    kind = data[0] if data else 0
+    if kind > 1:
+        raise ValueError("no parser")
+    names = ("source", "account", "wallet", "mint", "systemProgram", "tokenProgram")
+    info = {name: accounts[place] for place, name in enumerate(names)}
+    return {"info": info, "type": "createIdempotent" if kind else "create"}
+
+
+def _lookup_table(data: bytes, accounts: Sequence[str]) -> Info:
+    kind = _number(data, 0, 4)
+    info: Info = {"lookupTableAccount": accounts[0], "lookupTableAuthority": accounts[1]}
+    if kind == 0:
+        info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
+        info |= {"recentSlot": _u64(data, 4), "bumpSeed": data[12]}
+        return {"info": info, "type": "createLookupTable"}
+    if kind == 1:
+        return {"info": info, "type": "freezeLookupTable"}
+    if kind == 2:
+        info["newAddresses"] = [_address(data, 12 + 32 * place) for place in range(_u64(data, 4))]
+        if len(accounts) >= 4:
+            info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
+        return {"info": info, "type": "extendLookupTable"}
+    if kind == 3:
+        return {"info": info, "type": "deactivateLookupTable"}
+    if kind == 4:
+        return {"info": {**info, "recipient": accounts[2]}, "type": "closeLookupTable"}
     raise ValueError("no parser")
 
 
-_PARSERS: dict[str, tuple[str, Callable[[bytes, Sequence[str]], dict[str, Any]]]] = {
+_PARSERS: dict[str, tuple[str, Callable[[bytes, Sequence[str]], Info]]] = {
     _SYSTEM: ("system", _system),
+    _ASSOCIATED: ("spl-associated-token-account", _associated),
+    _LOOKUP_TABLES: ("address-lookup-table", _lookup_table),
     **{address: (name, _token) for address, name in _TOKENS.items()},
 }
 
@@ -94,16 +236,20 @@ def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, heigh
         name, parser = _PARSERS[program]
         try:
             return {"parsed": parser(data, accounts), "program": name, "programId": program, "stackHeight": height}
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, KeyError):
             pass
     return {"accounts": list(accounts), "data": base58_encode(data), "programId": program, "stackHeight": height}
 
 
 def parsed_account(account: Account, mint: Callable[[Pubkey], Account | None]) -> Any:
     """The `data` field in jsonParsed; None when there is no parser for the account."""
+    data = bytes(account.data)
+    if account.owner == _LOADER:
+        return _loader_account(data)
+    if account.owner == _SYSVARS:
+        return _sysvar(data)
     if account.owner not in TOKEN_PROGRAMS:
         return None
-    data = bytes(account.data)
     program = _TOKENS[str(account.owner)]
     token = token_account(account)
     if token is None:
@@ -138,9 +284,52 @@ def parsed_account(account: Account, mint: Callable[[Pubkey], Account | None]) -
     return {"parsed": {"info": info, "type": "account"}, "program": program, "space": len(data)}
 
 
+def _shown(program: str, kind: str, info: Info, data: bytes) -> Info:
+    return {"parsed": {"info": info, "type": kind}, "program": program, "space": len(data)}
+
+
+def _loader_account(data: bytes) -> Info | None:
+    kind = int.from_bytes(data[:4], "little")
+    if kind == 2 and len(data) >= _PROGRAM_BYTES:
+        return _shown("bpf-upgradeable-loader", "program", {"programData": _address(data, 4)}, data)
+    if kind == 3 and len(data) >= _PROGRAM_DATA_HEAD_BYTES:
+        info = {
+            "authority": _optional_address(data, 12),
+            "data": [base64_text(data[_PROGRAM_DATA_HEAD_BYTES:]), "base64"],
+            "slot": _u64(data, 4),
+        }
+        return _shown("bpf-upgradeable-loader", "programData", info, data)
+    return None
+
+
+def _sysvar(data: bytes) -> Info | None:
+    # Those two are told apart by their sizes; others are shown as they are.
+    if len(data) == _RENT_BYTES:
+        # Twice the first number: what is to be held is counted for two years.
+        return _shown("sysvar", "rent", {"lamportsPerByte": str(2 * _u64(data, 0))}, data)
+    if len(data) == _CLOCK_BYTES:
+        info = {
+            "epoch": _u64(data, 16),
+            "epochStartTimestamp": _u64(data, 8),
+            "leaderScheduleEpoch": _u64(data, 24),
+            "slot": _u64(data, 0),
+            "unixTimestamp": _u64(data, 32),
+        }
+        return _shown("sysvar", "clock", info, data)
+    return None
+
+
 def zstd_frame(data: bytes) -> bytes:
     """A valid zstd frame that holds `data` in raw (uncompressed) blocks: any decoder reads it, no compressor is needed."""
-    head = b"\x28\xb5\x2f\xfd\xa0" + len(data).to_bytes(4, "little")
+    size = len(data)
+    # The frame's descriptor says how many bytes the content's size takes.
+    if size < 256:
+        content_size = b"\x20" + bytes((size,))
+    elif size < 65_792:
+        content_size = b"\x60" + (size - 256).to_bytes(2, "little")
+    else:
+        content_size = b"\xa0" + size.to_bytes(4, "little")
+    head = b"\x28\xb5\x2f\xfd" + content_size
     blocks = bytearray()
     size_max = 128 * 1024
     pieces = [data[start : start + size_max] for start in range(0, len(data), size_max)] or [b""]

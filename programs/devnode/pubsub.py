@@ -16,27 +16,74 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from programs.devnode import jsonrpc
+from programs.devnode import params as take
 from programs.devnode.chain import Chain, Commitment, ForkDied, Happening, Moved, SlotStarted
-from programs.devnode.errors import PARSE_ERROR, RpcError, invalid_params, invalid_request, method_not_found
+from programs.devnode.errors import RpcError, invalid_params, method_not_found
 from programs.devnode.faults import FaultEngine
 from programs.devnode.ledger import Bank, LogEntry
-from programs.devnode.rpc import (
-    RpcService,
-    account_filters,
-    account_object,
-    choice,
-    commitment_of,
-    need,
-    options_at,
-    text_at,
-    unsigned,
-    wrong_type,
-)
+from programs.devnode.params import ACCOUNT_INFO, Parameters, Struct, optional, text, texts, unsigned, wrong_type
+from programs.devnode.rpc import RpcService, account_filters, account_object, commitment_of, status_floor
 from programs.devnode.vm import SYSTEM_PROGRAM
 
 _to_json = msgspec.json.encode
-_ACCOUNT_ENCODINGS = ("binary", "base58", "base64", "jsonParsed", "base64+zstd")
-_KINDS = ("logs", "account", "program", "signature", "slot", "root", "slotsUpdates", "block")
+_LOGS_CONFIG = Struct("RpcTransactionLogsConfig", {"commitment": take.lenient_commitment})
+_SIGNATURE_CONFIG = Struct(
+    "RpcSignatureSubscribeConfig",
+    {"commitment": take.lenient_commitment, "enableReceivedNotification": optional(take.boolean)},
+)
+_BLOCK_CONFIG = Struct(
+    "RpcBlockSubscribeConfig",
+    {
+        "commitment": take.lenient_commitment,
+        "encoding": optional(take.TRANSACTION_ENCODING),
+        "transactionDetails": optional(take.one_of("full", "signatures", "none", "accounts")),
+        "showRewards": optional(take.boolean),
+        "maxSupportedTransactionVersion": optional(take.version),
+    },
+)
+
+
+def _logs_filter(value: Any) -> str | list[str]:
+    """Everything, everything with votes, or what mentions the addresses of a list."""
+    name, inner, has_inner = take.single(value)
+    known = ("all", "allWithVotes", "mentions")
+    if name not in known:
+        raise take.unknown_variant(name, known)
+    if name != "mentions":
+        if inner is not None:
+            raise wrong_type(inner, "unit")
+        return name
+    if not has_inner:
+        raise invalid_params("Invalid params: invalid type: unit variant, expected newtype variant.")
+    return texts(inner)
+
+
+def _block_filter(value: Any) -> str | list[str]:
+    """Every block, or those that mention one address."""
+    name, inner, has_inner = take.single(value)
+    known = ("all", "mentionsAccountOrProgram")
+    if name not in known:
+        raise take.unknown_variant(name, known)
+    if name == "all":
+        return name
+    if not has_inner:
+        raise invalid_params("Invalid params: invalid type: unit variant, expected newtype variant.")
+    return [text(inner)]
+
+
+_KINDS: dict[str, Parameters] = {
+    "logs": Parameters((_logs_filter,), (_LOGS_CONFIG,)),
+    "account": Parameters((text,), (ACCOUNT_INFO,)),
+    "program": Parameters((text,), (take.PROGRAM_ACCOUNTS,)),
+    "signature": Parameters((text,), (_SIGNATURE_CONFIG,)),
+    "slot": Parameters(),
+    "root": Parameters(),
+    "slotsUpdates": Parameters(),
+    "block": Parameters((_block_filter,), (_BLOCK_CONFIG,)),
+    "vote": Parameters(),
+}
+_UNSUBSCRIBE = Parameters((unsigned,))
 _FAULTED_KINDS = frozenset({"logs", "account", "program"})
 # Logs in a cut log: the cut falls before this share of its lines.
 _TRUNCATED_SHARE = 0.5
@@ -81,48 +128,38 @@ class PubSub:
 
     def answer(self, connection: int, frame: str | bytes) -> tuple[bytes, list[Delivery]]:
         """The reply to one frame (empty: none), and notifications that are due at once."""
-        try:
-            request = msgspec.json.decode(frame)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            request = None
-        if request == []:
-            return b"", []
-        if not isinstance(request, dict) or isinstance(request.get("id"), list | dict | bool | float):
-            error = RpcError(PARSE_ERROR, "Parse error")
-            return b'{"jsonrpc":"2.0","error":%s,"id":null}' % _to_json(error.as_object()), []
-        request_id = request.get("id")
         due: list[Delivery] = []
-        try:
-            method, params = request.get("method"), request.get("params", [])
-            if not isinstance(method, str) or request.get("jsonrpc") != "2.0":
-                raise invalid_request()
-            if isinstance(params, dict):
-                raise invalid_params("`params` should be an array")
-            if not (params is None or isinstance(params, list)):
-                raise invalid_request()
-            result, due = self._dispatch(connection, method, params or [])
-        except RpcError as error:
-            body = b'"error":%s' % _to_json(error.as_object())
-        else:
-            body = b'"result":%s' % _to_json(result)
-        if "id" not in request:
-            return b"", due
-        return b'{"jsonrpc":"2.0",%s,"id":%s}' % (body, _to_json(request_id)), due
 
-    def _dispatch(self, connection: int, method: str, params: list[Any]) -> tuple[Any, list[Delivery]]:
-        for kind in _KINDS:
-            if kind == "block" and not self._chain.config.block_subscription:
-                continue
+        def perform(method: str, params: Any) -> Any:
+            result, more = self._dispatch(connection, method, params)
+            due.extend(more)
+            return result
+
+        if frame in ("[]", b"[]"):
+            return b"", due
+        return jsonrpc.answer(frame, perform), due
+
+    def _dispatch(self, connection: int, method: str, params: Any) -> tuple[Any, list[Delivery]]:
+        for kind, parameters in _KINDS.items():
+            # As on a node whose operator did not switch them on; nobody votes here in any case.
+            is_off = kind == "vote" or (kind == "block" and not self._chain.config.block_subscription)
             if method == f"{kind}Subscribe":
-                subscription = self._subscribe(connection, kind, params)
+                values = parameters.read(params)
+                if is_off:
+                    break
+                subscription = self._subscribe(connection, kind, values)
                 return subscription.id, self._already_there(subscription)
             if method == f"{kind}Unsubscribe":
-                need(params)
-                return self._unsubscribe(connection, unsigned(params[0])), []
+                (number,) = _UNSUBSCRIBE.read(params)
+                if is_off:
+                    break
+                return self._unsubscribe(connection, number), []
         raise method_not_found()
 
-    def _subscribe(self, connection: int, kind: str, params: list[Any]) -> Subscription:
-        target, options, filters = self._read(kind, params)
+    def _subscribe(self, connection: int, kind: str, values: list[Any]) -> Subscription:
+        options = dict(values[1] or {}) if values else {}
+        filters = _filters(options) if kind == "program" else []
+        target = self._target(kind, values[0]) if values else None
         shared = {
             name: options.get(name)
             for name in ("encoding", "filters", "dataSlice", "transactionDetails", "showRewards")
@@ -138,25 +175,20 @@ class PubSub:
         return subscription
 
     @staticmethod
-    def _read(kind: str, params: list[Any]) -> tuple[Any, dict[str, Any], list[Callable[[Account], bool]]]:
-        if kind in ("slot", "root", "slotsUpdates"):
-            return None, {}, []
-        need(params)
+    def _target(kind: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return _mention(value)
         if kind in ("logs", "block"):
-            return _mentions(params[0], kind), options_at(params, 1), []
-        options = options_at(params, 1)
-        text = text_at(params, 0)
+            return value
         if kind == "signature":
             try:
-                return str(Signature.from_string(text)), options, []
+                return str(Signature.from_string(value))
             except ValueError:
                 raise invalid_params("Invalid Request: Invalid signature provided") from None
-        choice(options.get("encoding"), _ACCOUNT_ENCODINGS, "binary")
         try:
-            address = Pubkey.from_string(text)
+            return Pubkey.from_string(value)
         except ValueError:
             raise invalid_params("Invalid Request: Invalid pubkey provided") from None
-        return address, options, account_filters(options.get("filters")) if kind == "program" else []
 
     def _unsubscribe(self, connection: int, subscription_id: int) -> bool:
         subscription = self._by_id.get(subscription_id)
@@ -224,7 +256,16 @@ class PubSub:
         for bank in moved.banks:
             is_lost = moved.commitment is Commitment.CONFIRMED and bank.collector and self._faults.strikes("lost-slots")
             if moved.commitment is Commitment.PROCESSED:
-                yield from self._update({"type": "frozen", "slot": bank.slot})
+                failed = sum(1 for row in bank.transactions if row.err is not None)
+                count = len(bank.transactions)
+                stats = {
+                    "maxTransactionsPerEntry": min(count, 1),
+                    "numFailedTransactions": failed,
+                    "numSuccessfulTransactions": count - failed,
+                    "numTransactionEntries": count,
+                }
+                yield from self._update({"type": "frozen", "slot": bank.slot, "stats": stats})
+                yield from self._update({"type": "completed", "slot": bank.slot})
             elif moved.commitment is Commitment.CONFIRMED:
                 yield from self._update({"type": "optimisticConfirmation", "slot": bank.slot})
             else:
@@ -310,7 +351,7 @@ class PubSub:
 
     def _shown(self, subscription: Subscription, account: Account, slot: int) -> bytes:
         options = subscription.options
-        encoding = choice(options.get("encoding"), _ACCOUNT_ENCODINGS, "binary")
+        encoding = options.get("encoding") or "binary"
         shown = account_object(
             account, encoding, options.get("dataSlice"), lambda mint: self._chain.account(mint, slot), strict=False
         )
@@ -334,7 +375,7 @@ class PubSub:
 
     def _signature(self, subscription: Subscription, slot: int) -> list[Delivery]:
         stored = self._chain.find(subscription.target)
-        if stored is None or stored.slot > slot:
+        if stored is None or not status_floor(self._chain) <= stored.slot <= slot:
             return []
         result = b'{"context":{"slot":%d},"value":{"err":%s}}' % (slot, _to_json(stored.err))
         delivery = self._delivery(subscription, slot, result)
@@ -363,24 +404,18 @@ class PubSub:
         return b'{"slot":%d,"block":%s,"err":null}' % (bank.slot, block)
 
 
-def _mentions(value: Any, kind: str) -> Pubkey | str:
-    if isinstance(value, str):
-        if kind == "block" and value == "all":
-            return value
-        if value not in ("all", "allWithVotes"):
-            raise invalid_params(
-                f"Invalid params: unknown variant `{value}`, expected one of `all`, `allWithVotes`, `mentions`."
-            )
-        return value
-    name = "mentions" if kind == "logs" else "mentionsAccountOrProgram"
-    if not isinstance(value, dict) or name not in value:
-        raise wrong_type(value, "string or map")
-    mentions = value[name] if kind == "logs" else [value[name]]
-    if not isinstance(mentions, list):
-        raise wrong_type(mentions, "a sequence")
-    if len(mentions) != 1:
+def _filters(options: dict[str, Any]) -> list[Callable[[Account], bool]]:
+    try:
+        return account_filters(options.get("filters"))
+    except RpcError as error:
+        # Read as a part of the parameters here, and named so.
+        raise invalid_params(f"Invalid params: {error.message}") from None
+
+
+def _mention(addresses: list[str]) -> Pubkey:
+    if len(addresses) != 1:
         raise invalid_params("Invalid Request: Only 1 address supported")
     try:
-        return Pubkey.from_string(mentions[0])
-    except (ValueError, TypeError):
+        return Pubkey.from_string(addresses[0])
+    except ValueError:
         raise invalid_params("Invalid Request: Invalid mentions provided") from None

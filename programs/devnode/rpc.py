@@ -5,12 +5,11 @@ Shapes, codes and words are those of Agave 4.1.2, taken from its replies.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import msgspec
 from solders.account import Account
@@ -21,18 +20,20 @@ from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
 from programs.base58 import encode as base58_encode
-from programs.devnode import ledger
-from programs.devnode.chain import Chain, Commitment, fee_of, return_data_json
+from programs.devnode import jsonrpc, ledger
+from programs.devnode import params as take
+from programs.devnode.chain import OLD_READS_SLOTS_MAX, Chain, Commitment, fee_of, return_data_json
 from programs.devnode.config import SLOTS_PER_EPOCH, TRANSACTION_BYTES_MAX
 from programs.devnode.errors import (
-    PARSE_ERROR,
     RpcError,
     block_cleaned_up,
     block_not_available,
+    block_status_not_yet,
     invalid_params,
     invalid_request,
     method_not_found,
     min_context_slot,
+    no_snapshot,
     node_unhealthy,
     preflight_failure,
     slot_skipped,
@@ -41,31 +42,61 @@ from programs.devnode.errors import (
 )
 from programs.devnode.faults import FaultEngine
 from programs.devnode.ledger import LEGACY, Bank, StoredTransaction
+from programs.devnode.params import (
+    ACCOUNT_INFO,
+    CONTEXT,
+    Parameters,
+    Reader,
+    base58_bytes,
+    base64_bytes,
+    text,
+    texts,
+    unsigned,
+    usize,
+    wrong_type,
+)
 from programs.devnode.parsed import base64_text, parsed_account, parsed_instruction, zstd_frame
-from programs.devnode.tokens import TOKEN_PROGRAMS, token_account
-from programs.devnode.vm import RENT_EXEMPT_EPOCH, Outcome
+from programs.devnode.tokens import (
+    TOKEN_PROGRAMS,
+    TokenAccount,
+    mint_decimals,
+    token_account,
+    token_balances,
+    ui_amount,
+)
+from programs.devnode.vm import FEES_ONLY_ERRORS, RENT_EXEMPT_EPOCH, Outcome
+from programs.devnode.wire import message_fault, transaction_fault
 
 API_VERSION = "4.1.2"
 FEATURE_SET = 3_345_198_602
 SIGNATURES_PAGE_MAX = 1_000
 STATUSES_MAX = 256
+# Finalized slots whose transactions the real node's cache of statuses remembers.
+STATUS_CACHE_SLOTS = 300
 ACCOUNTS_MAX = 100
 FILTERS_MAX = 4
 BLOCK_RANGE_MAX = 500_000
 BASE58_DATA_MAX = 128
 _ENCODED_MAX = {"base58": 1683, "base64": 1644}
 _PRIORITIZATION_SLOTS = 150
+_LOCKS_MAX = 128
+_LARGEST_MAX = 20
+_LEADERS_MAX = 5_000
+_STAKE_MIN_LAMPORTS = 1_000_000_000
+# Bytes that an account can hold.
+ACCOUNT_BYTES_MAX = 10 * 1024 * 1024
 _TRANSACTION_TYPE = "solana_transaction::versioned::VersionedTransaction"
 _MESSAGE_TYPE = "solana_message::non_bpf_modules::versions::VersionedMessage"
-_TRANSACTION_ENCODINGS = ("binary", "base64", "base58", "json", "jsonParsed")
-_ACCOUNT_ENCODINGS = ("binary", "base58", "base64", "jsonParsed", "base64+zstd")
-_DETAILS = ("full", "signatures", "none", "accounts")
-_U64_MAX = (1 << 64) - 1
 _to_json = msgspec.json.encode
-_BLOCK_CONFIG = invalid_params(
-    "Invalid params: data did not match any variant of untagged enum RpcEncodingConfigWrapper."
-)
 
+_GENESIS_OWNERS = frozenset(
+    Pubkey.from_string(text)
+    for text in (
+        "Sysvar1111111111111111111111111111111111111",
+        "NativeLoader1111111111111111111111111111111",
+        "BPFLoaderUpgradeab1e11111111111111111111111",
+    )
+)
 _WORDS: dict[str, str] = {
     "AccountNotFound": "Attempt to debit an account but found no record of a prior credit.",
     "AlreadyProcessed": "This transaction has already been processed",
@@ -111,23 +142,6 @@ def error_words(err: Any) -> str:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return f"boolean `{str(value).lower()}`"
-    if isinstance(value, int):
-        return f"integer `{value}`"
-    if isinstance(value, float):
-        return f"floating point `{value}`"
-    if isinstance(value, str):
-        return f"string {_to_json(value).decode()}"
-    return "null" if value is None else "sequence" if isinstance(value, list) else "map"
-
-
-def wrong_type(value: Any, expected: str) -> RpcError:
-    """-32602 with serde's words."""
-    return invalid_params(f"Invalid params: invalid type: {_shown(value)}, expected {expected}.")
-
-
 def need(params: list[Any], count: int = 1) -> None:
     """Demand at least `count` parameters."""
     if len(params) < count:
@@ -136,29 +150,15 @@ def need(params: list[Any], count: int = 1) -> None:
 
 def text_at(params: list[Any], index: int) -> str:
     """A string parameter."""
-    value = params[index]
-    if not isinstance(value, str):
-        raise wrong_type(value, "a string")
-    return value
-
-
-def unsigned(value: Any, expected: str = "u64") -> int:
-    """A u64."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_type(value, expected)
-    if not 0 <= value <= _U64_MAX:
-        raise invalid_params(f"Invalid params: invalid value: integer `{value}`, expected {expected}.")
-    return value
+    return text(params[index])
 
 
 def options_at(params: list[Any], index: int) -> dict[str, Any]:
-    """An optional object parameter."""
+    """An optional object parameter of a control method."""
     value = params[index] if len(params) > index else None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         raise wrong_type(value, "struct config")
-    return value
+    return value or {}
 
 
 def commitment_of(options: dict[str, Any]) -> Commitment:
@@ -167,73 +167,53 @@ def commitment_of(options: dict[str, Any]) -> Commitment:
     return {"processed": Commitment.PROCESSED, "confirmed": Commitment.CONFIRMED}.get(str(word), Commitment.FINALIZED)
 
 
-def address_of(text: Any) -> Pubkey:
+def _sized(encoded: str, length_max: int, size: int) -> bytes:
+    """Base58 text of exactly `size` bytes; ValueError with the real node's word for what is wrong."""
+    if len(encoded.encode()) > length_max:
+        raise ValueError("WrongSize")
+    try:
+        raw = base58_bytes(encoded)
+    except ValueError:
+        raise ValueError("Invalid") from None
+    if len(raw) != size:
+        raise ValueError("WrongSize")
+    return raw
+
+
+def address_of(encoded: Any) -> Pubkey:
     """An address parameter."""
-    if not isinstance(text, str):
-        raise wrong_type(text, "a string")
-    if len(text) > 44:
-        raise invalid_params("Invalid param: WrongSize")
     try:
-        return Pubkey.from_string(text)
+        return Pubkey.from_bytes(_sized(text(encoded), 44, 32))
     except ValueError as error:
-        raise invalid_params(f"Invalid param: {'Invalid' if 'nvalid Base58' in str(error) else 'WrongSize'}") from None
+        raise invalid_params(f"Invalid param: {error}") from None
 
 
-def signature_of(text: str) -> str:
+def signature_of(encoded: str) -> str:
     """A signature parameter."""
-    if len(text) > 88:
-        raise invalid_params("Invalid param: WrongSize")
     try:
-        return str(Signature.from_string(text))
+        return str(Signature.from_bytes(_sized(encoded, 88, 64)))
     except ValueError as error:
-        raise invalid_params(f"Invalid param: {'Invalid' if 'nvalid Base58' in str(error) else 'WrongSize'}") from None
+        raise invalid_params(f"Invalid param: {error}") from None
 
 
-def choice(value: Any, known: tuple[str, ...], default: str) -> str:
-    """One of the known words; None means the default."""
-    if value is None:
-        return default
-    if not isinstance(value, str):
-        raise wrong_type(value, "string or map")
-    if value not in known:
-        words = ", ".join(f"`{word}`" for word in known)
-        raise invalid_params(f"Invalid params: unknown variant `{value}`, expected one of {words}.")
-    return value
+def blockhash_of(encoded: str) -> str:
+    """A blockhash parameter. ValueError with the word for what is wrong."""
+    return str(Hash.from_bytes(_sized(encoded, 44, 32)))
 
 
-def _base58_bytes(text: str) -> bytes:
-    # Numbers are wide enough here: encoded transactions have at most 1,683 characters.
-    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-    number = 0
-    for index, character in enumerate(text):
-        digit = alphabet.find(character)
-        if digit < 0:
-            raise ValueError(f"InvalidCharacter {{ character: '{character}', index: {index} }}")
-        number = number * 58 + digit
-    zeros = len(text) - len(text.lstrip("1"))
-    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def wire_bytes(text: str, encoding: str, kind: str) -> bytes:
+def wire_bytes(encoded: str, encoding: str, kind: str) -> bytes:
     """Decode an encoded transaction or message, within the bounds of a packet."""
-    if len(text) > _ENCODED_MAX[encoding]:
+    size = len(encoded.encode())
+    if size > _ENCODED_MAX[encoding]:
         limits = f"max: encoded/raw {_ENCODED_MAX[encoding]}/{TRANSACTION_BYTES_MAX}"
-        raise invalid_params(f"{encoding} encoded {kind} too large: {len(text)} bytes ({limits})")
+        raise invalid_params(f"{encoding} encoded {kind} too large: {size} bytes ({limits})")
     try:
-        wire = base64.b64decode(text, validate=True) if encoding == "base64" else _base58_bytes(text)
-    except (ValueError, binascii.Error) as error:
-        detail = _base64_fault(text) if encoding == "base64" else str(error)
-        raise invalid_params(f"invalid {encoding} encoding: {detail}") from None
+        wire = base64_bytes(encoded) if encoding == "base64" else base58_bytes(encoded)
+    except ValueError as error:
+        raise invalid_params(f"invalid {encoding} encoding: {error}") from None
     if len(wire) > TRANSACTION_BYTES_MAX:
         raise invalid_params(f"decoded {kind} too large: {len(wire)} bytes (max: {TRANSACTION_BYTES_MAX} bytes)")
     return wire
-
-
-def _base64_fault(text: str) -> str:
-    for index, character in enumerate(text):
-        if not (character.isascii() and (character.isalnum() or character in "+/=")):
-            return f"InvalidByte({index}, {ord(character)})"
-    return "InvalidPadding"
 
 
 # --- the service -----------------------------------------------------------------------------------------------------
@@ -257,11 +237,12 @@ class Context:
         """The bank of that slot."""
         return self.chain.bank_at_or_below(self.slot(commitment))
 
-    def read_slot(self, options: dict[str, Any]) -> int:
+    def read_slot(self, options: dict[str, Any] | None) -> int:
         """The slot that a read at the asked commitment sees; -32016 when it is below minContextSlot."""
-        slot = self.slot(commitment_of(options))
-        floor = options.get("minContextSlot")
-        if floor is not None and slot < unsigned(floor):
+        asked = options or {}
+        slot = self.slot(commitment_of(asked))
+        floor = asked.get("minContextSlot")
+        if floor is not None and slot < floor:
             raise min_context_slot(slot)
         return slot
 
@@ -270,13 +251,36 @@ class Context:
         return {"context": {"apiVersion": API_VERSION, "slot": slot}, "value": value}
 
 
+# A control method reads its parameters itself.
 Handler = Callable[[Context, list[Any]], Any]
-METHODS: dict[str, Handler] = {}
 
 
-def _method(handler: Handler) -> Handler:
-    METHODS[handler.__name__] = handler
-    return handler
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of the protocol: what it takes, and what it does with that."""
+
+    parameters: Parameters
+    handler: Callable[..., Any]
+
+    def __call__(self, ctx: Context, params: Any) -> Any:
+        return self.handler(ctx, *self.parameters.read(params))
+
+
+METHODS: dict[str, Method] = {}
+_Answerer = TypeVar("_Answerer", bound=Callable[..., Any])
+
+
+def _method(*required: Reader, extra: tuple[Reader, ...] = ()) -> Callable[[_Answerer], _Answerer]:
+    """Register the decorated function under its own name; it gets the context and one value a reader."""
+
+    def register(handler: _Answerer) -> _Answerer:
+        METHODS[handler.__name__] = Method(Parameters(required, extra), handler)
+        return handler
+
+    return register
+
+
+Options = dict[str, Any]
 
 
 class RpcService:
@@ -289,108 +293,76 @@ class RpcService:
 
     def answer(self, body: bytes) -> bytes:
         """The reply to the body of one HTTP request; empty when nothing in it asks for an answer."""
-        try:
-            request = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._failed(RpcError(PARSE_ERROR, "Parse error"), None)
-        if isinstance(request, list):
-            if not all(isinstance(item, dict) for item in request):
-                return self._failed(RpcError(PARSE_ERROR, "Parse error"), None)
-            replies = [reply for reply in map(self._one, request) if reply]
-            return b"[" + b",".join(replies) + b"]" if replies else b""
-        if not isinstance(request, dict):
-            return self._failed(RpcError(PARSE_ERROR, "Parse error"), None)
-        return self._one(request)
+        return jsonrpc.answer(body, self.call)
 
-    def _one(self, request: dict[str, Any]) -> bytes:
-        request_id = request.get("id")
-        if isinstance(request_id, list | dict | bool | float):
-            return self._failed(RpcError(PARSE_ERROR, "Parse error"), None)
-        try:
-            method = request.get("method")
-            params = request.get("params", [])
-            if not isinstance(method, str) or request.get("jsonrpc") not in (None, "2.0"):
-                raise invalid_request()
-            if "jsonrpc" not in request:
-                raise invalid_request("Unsupported JSON-RPC protocol version")
-            if not isinstance(params, list | dict) and params is not None:
-                raise invalid_request()
-            if isinstance(params, dict):
-                raise invalid_params("`params` should be an array")
-            result = self.call(method, params or [])
-        except RpcError as error:
-            return self._failed(error, request_id) if "id" in request else b""
-        return (
-            b'{"jsonrpc":"2.0","result":%s,"id":%s}' % (_to_json(result), _to_json(request_id))
-            if "id" in request
-            else b""
-        )
-
-    def call(self, method: str, params: list[Any]) -> Any:
-        """The result of one method. RpcError when it has none."""
-        handler = METHODS.get(method) or self.extra.get(method)
-        if handler is None:
+    def call(self, method: str, params: Any) -> Any:
+        """The result of one method: `params` is a list, an object (which no method takes), or None. RpcError when it has none."""
+        known = METHODS.get(method)
+        control = self.extra.get(method) if known is None else None
+        if known is None and control is None:
             raise method_not_found()
         lag = 0
-        if method in METHODS and method != "sendTransaction" and self.faults.strikes("balancer"):
-            lag = self.faults.dice("balancer").randint(1, max(1, int(self.faults.param("balancer", "slots"))))
+        if known is not None and method != "sendTransaction" and self.faults.strikes("balancer"):
+            slots = min(OLD_READS_SLOTS_MAX, max(1, int(self.faults.param("balancer", "slots"))))
+            lag = self.faults.dice("balancer").randint(1, slots)
+        ctx = Context(self, self.chain, self.faults, lag)
         try:
-            return handler(Context(self, self.chain, self.faults, lag), params)
+            return (
+                known(ctx, params)
+                if known is not None
+                else control and control(ctx, params if isinstance(params, list) else [])
+            )
         except RpcError:
             raise
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            # Parameters that no reader above foresaw: the node answers, and says what tripped it.
+        except Exception as error:
+            # What no reader foresaw is a fault of this node: it answers, says what tripped it, and goes on. The fuzz tests look for it.
             raise RpcError(-32603, f"Internal error: {type(error).__name__}: {error}") from error
-
-    @staticmethod
-    def _failed(error: RpcError, request_id: Any) -> bytes:
-        return b'{"jsonrpc":"2.0","error":%s,"id":%s}' % (_to_json(error.as_object()), _to_json(request_id))
 
 
 # --- where the chain is ----------------------------------------------------------------------------------------------
 
 
-@_method
-def getSlot(ctx: Context, params: list[Any]) -> int:
-    return ctx.read_slot(options_at(params, 0))
+@_method(extra=(CONTEXT,))
+def getSlot(ctx: Context, options: Options | None) -> int:
+    return ctx.read_slot(options)
 
 
-@_method
-def getBlockHeight(ctx: Context, params: list[Any]) -> int:
-    return ctx.chain.bank_at_or_below(ctx.read_slot(options_at(params, 0))).height
+@_method(extra=(CONTEXT,))
+def getBlockHeight(ctx: Context, options: Options | None) -> int:
+    return ctx.chain.bank_at_or_below(ctx.read_slot(options)).height
 
 
-@_method
-def getHealth(ctx: Context, params: list[Any]) -> str:
+@_method()
+def getHealth(ctx: Context) -> str:
     if ctx.faults.strikes("unhealthy"):
         raise node_unhealthy(int(ctx.faults.param("unhealthy", "slots")))
     return "ok"
 
 
-@_method
-def getVersion(ctx: Context, params: list[Any]) -> dict[str, Any]:
+@_method()
+def getVersion(ctx: Context) -> dict[str, Any]:
     return {"feature-set": FEATURE_SET, "solana-core": API_VERSION}
 
 
-@_method
-def getGenesisHash(ctx: Context, params: list[Any]) -> str:
+@_method()
+def getGenesisHash(ctx: Context) -> str:
     return ctx.chain.genesis_hash
 
 
-@_method
-def getIdentity(ctx: Context, params: list[Any]) -> dict[str, str]:
+@_method()
+def getIdentity(ctx: Context) -> dict[str, str]:
     return {"identity": str(ctx.chain.identity.pubkey())}
 
 
-@_method
-def getSlotLeader(ctx: Context, params: list[Any]) -> str:
-    ctx.read_slot(options_at(params, 0))
+@_method(extra=(CONTEXT,))
+def getSlotLeader(ctx: Context, options: Options | None) -> str:
+    ctx.read_slot(options)
     return str(ctx.chain.identity.pubkey())
 
 
-@_method
-def getEpochInfo(ctx: Context, params: list[Any]) -> dict[str, int]:
-    bank = ctx.chain.bank_at_or_below(ctx.read_slot(options_at(params, 0)))
+@_method(extra=(CONTEXT,))
+def getEpochInfo(ctx: Context, options: Options | None) -> dict[str, int]:
+    bank = ctx.chain.bank_at_or_below(ctx.read_slot(options))
     return {
         "absoluteSlot": bank.slot,
         "blockHeight": bank.height,
@@ -401,79 +373,76 @@ def getEpochInfo(ctx: Context, params: list[Any]) -> dict[str, int]:
     }
 
 
-@_method
-def getTransactionCount(ctx: Context, params: list[Any]) -> int:
-    ctx.read_slot(options_at(params, 0))
+@_method(extra=(CONTEXT,))
+def getTransactionCount(ctx: Context, options: Options | None) -> int:
+    ctx.read_slot(options)
     return ctx.chain.transaction_count
 
 
-@_method
-def getFirstAvailableBlock(ctx: Context, params: list[Any]) -> int:
+@_method()
+def getFirstAvailableBlock(ctx: Context) -> int:
     return ctx.chain.first_available
 
 
-@_method
-def minimumLedgerSlot(ctx: Context, params: list[Any]) -> int:
+@_method()
+def minimumLedgerSlot(ctx: Context) -> int:
     return max(0, ctx.chain.first_available - 1)
 
 
-@_method
-def getLatestBlockhash(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    bank = ctx.chain.bank_at_or_below(ctx.read_slot(options_at(params, 0)))
+@_method(extra=(CONTEXT,))
+def getLatestBlockhash(ctx: Context, options: Options | None) -> dict[str, Any]:
+    bank = ctx.chain.bank_at_or_below(ctx.read_slot(options))
     value = {"blockhash": bank.blockhash, "lastValidBlockHeight": ctx.chain.last_valid_height(bank.blockhash)}
     return ctx.with_context(bank.slot, value)
 
 
-@_method
-def isBlockhashValid(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
+@_method(text, extra=(CONTEXT,))
+def isBlockhashValid(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
     try:
-        blockhash = str(Hash.from_string(text_at(params, 0)))
-    except ValueError:
-        raise invalid_params("Invalid param: WrongSize") from None
-    slot = ctx.read_slot(options_at(params, 1))
+        blockhash = blockhash_of(encoded)
+    except ValueError as error:
+        raise invalid_params(str(error)) from None
+    slot = ctx.read_slot(options)
     return ctx.with_context(slot, ctx.chain.blockhash_is_valid(blockhash, ctx.chain.bank_at_or_below(slot)))
 
 
-@_method
-def getFeeForMessage(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    wire = wire_bytes(text_at(params, 0), "base64", _MESSAGE_TYPE)
-    slot = ctx.read_slot(options_at(params, 1))
-    try:
-        message = MessageV0.from_bytes(wire[1:]) if wire and wire[0] & 0x80 else Message.from_bytes(wire)
-    except Exception as error:
-        raise invalid_params(f"failed to deserialize {_MESSAGE_TYPE}: {error}") from None
+@_method(text, extra=(CONTEXT,))
+def getFeeForMessage(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    wire = wire_bytes(encoded, "base64", _MESSAGE_TYPE)
+    fault = message_fault(wire)
+    if fault is not None:
+        raise invalid_params(f"failed to deserialize {_MESSAGE_TYPE}: {fault}")
+    message = MessageV0.from_bytes(wire[1:]) if wire[0] & 0x80 else Message.from_bytes(wire)
+    slot = ctx.read_slot(options)
     bank = ctx.chain.bank_at_or_below(slot)
     known = ctx.chain.blockhash_is_valid(str(message.recent_blockhash), bank)
     return ctx.with_context(slot, fee_of(message) if known else None)
 
 
-@_method
-def getRecentPrioritizationFees(ctx: Context, params: list[Any]) -> list[dict[str, int]]:
-    keys = {address_of(key) for key in params[0]} if params and isinstance(params[0], list) else set()
+@_method(extra=(texts,))
+def getRecentPrioritizationFees(ctx: Context, addresses: list[str] | None) -> list[dict[str, int]]:
+    if addresses is not None and len(addresses) > _LOCKS_MAX:
+        raise invalid_params(f"Too many inputs provided; max {_LOCKS_MAX}")
+    keys = {address_of(address) for address in addresses or ()}
     rows = []
     tip = ctx.slot(Commitment.PROCESSED)
     for bank in ctx.chain.banks_between(tip - _PRIORITIZATION_SLOTS + 1, tip):
-        matching = [row.fee_per_unit for row in bank.transactions if keys.issubset(row.writable)]
-        if matching:
-            rows.append({"prioritizationFee": min(matching), "slot": bank.slot})
+        if not bank.transactions:
+            continue
+        # The least that was paid in the block, or for the dearest of the asked accounts, where that is more.
+        least = [min(row.fee_per_unit for row in bank.transactions)]
+        for key in keys:
+            paid = [row.fee_per_unit for row in bank.transactions if key in row.writable]
+            least += [min(paid)] if paid else []
+        rows.append({"prioritizationFee": max(least), "slot": bank.slot})
     return rows
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
 
 
-def _sliced(data: bytes, spec: Any) -> bytes:
-    if spec is None:
-        return data
-    if not isinstance(spec, dict):
-        raise wrong_type(spec, "struct UiDataSliceConfig")
-    for name in ("offset", "length"):
-        if name not in spec:
-            raise invalid_params(f"Invalid params: missing field `{name}`.")
-    offset, length = unsigned(spec["offset"], "usize"), unsigned(spec["length"], "usize")
-    return data[offset : offset + length]
+def _sliced(data: bytes, spec: Options | None) -> bytes:
+    return data if spec is None else data[spec["offset"] : spec["offset"] + spec["length"]]
 
 
 def account_object(
@@ -505,83 +474,70 @@ def account_object(
         "executable": account.executable,
         "lamports": account.lamports,
         "owner": str(account.owner),
-        # Every account is rent exempt by now; a real node shows the largest epoch for all of them.
-        "rentEpoch": RENT_EXEMPT_EPOCH,
+        "rentEpoch": _rent_epoch(account),
         "space": len(full),
     }
+
+
+def _rent_epoch(account: Account) -> int:
+    # Accounts are rent exempt by now, and a real node shows the largest epoch for those that a transaction made; but 0 for those of genesis.
+    if not account.lamports:
+        return 0
+    is_of_genesis = account.executable or account.owner in _GENESIS_OWNERS
+    return account.rent_epoch if is_of_genesis or account.rent_epoch == 1 else RENT_EXEMPT_EPOCH
 
 
 def _shown_account(ctx: Context, address: Pubkey, slot: int, options: dict[str, Any]) -> dict[str, Any] | None:
     account = ctx.chain.account(address, slot)
     if account is None:
         return None
-    encoding = choice(options.get("encoding"), _ACCOUNT_ENCODINGS, "binary")
+    encoding = options.get("encoding") or "binary"
     return account_object(account, encoding, options.get("dataSlice"), lambda mint: ctx.chain.account(mint, slot))
 
 
-@_method
-def getBalance(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    address = address_of(text_at(params, 0))
-    slot = ctx.read_slot(options_at(params, 1))
+@_method(text, extra=(CONTEXT,))
+def getBalance(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    address = address_of(encoded)
+    slot = ctx.read_slot(options)
     account = ctx.chain.account(address, slot)
     return ctx.with_context(slot, 0 if account is None else account.lamports)
 
 
-@_method
-def getAccountInfo(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    address = address_of(text_at(params, 0))
-    options = options_at(params, 1)
-    choice(options.get("encoding"), _ACCOUNT_ENCODINGS, "binary")
+@_method(text, extra=(ACCOUNT_INFO,))
+def getAccountInfo(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    address = address_of(encoded)
     slot = ctx.read_slot(options)
-    return ctx.with_context(slot, _shown_account(ctx, address, slot, options))
+    return ctx.with_context(slot, _shown_account(ctx, address, slot, options or {}))
 
 
-@_method
-def getMultipleAccounts(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    if not isinstance(params[0], list):
-        raise wrong_type(params[0], "a sequence")
-    if len(params[0]) > ACCOUNTS_MAX:
+@_method(texts, extra=(ACCOUNT_INFO,))
+def getMultipleAccounts(ctx: Context, encoded: list[str], options: Options | None) -> dict[str, Any]:
+    if len(encoded) > ACCOUNTS_MAX:
         raise invalid_params(f"Too many inputs provided; max {ACCOUNTS_MAX}")
-    addresses = [address_of(text_at(params[0], index)) for index in range(len(params[0]))]
-    options = {"encoding": "base64", **options_at(params, 1)}
-    slot = ctx.read_slot(options)
-    return ctx.with_context(slot, [_shown_account(ctx, address, slot, options) for address in addresses])
+    addresses = [address_of(address) for address in encoded]
+    shown = {**(options or {})}
+    shown["encoding"] = shown.get("encoding") or "base64"
+    slot = ctx.read_slot(shown)
+    return ctx.with_context(slot, [_shown_account(ctx, address, slot, shown) for address in addresses])
 
 
-def account_filters(raw: Any) -> list[Callable[[Account], bool]]:
+Predicate = Callable[[Account], bool]
+
+
+def account_filters(filters: list[tuple[str, Any]] | None) -> list[Predicate]:
     """Filters of getProgramAccounts and programSubscribe as predicates."""
-    if raw is None:
-        return []
-    if not isinstance(raw, list):
-        raise wrong_type(raw, "a sequence")
-    if len(raw) > FILTERS_MAX:
+    wanted = filters or []
+    if len(wanted) > FILTERS_MAX:
         raise invalid_params(f"Too many filters provided; max {FILTERS_MAX}")
-    return [_filter(item) for item in raw]
+    return [_filter(name, spec) for name, spec in wanted]
 
 
-def _filter(item: Any) -> Callable[[Account], bool]:
-    if item == "tokenAccountState":
+def _filter(name: str, spec: Any) -> Predicate:
+    if name == "tokenAccountState":
         return lambda account: token_account(account) is not None
-    if not isinstance(item, dict) or len(item) != 1:
-        raise wrong_type(item, "string or map")
-    (name, spec), *_ = item.items()
     if name == "dataSize":
-        size = unsigned(spec)
-        return lambda account: len(account.data) == size
-    if name != "memcmp":
-        words = "`dataSize`, `memcmp`, `tokenAccountState`"
-        raise invalid_params(f"Invalid params: unknown variant `{name}`, expected one of {words}.")
-    if not isinstance(spec, dict) or "offset" not in spec or "bytes" not in spec:
-        raise invalid_params(
-            "Invalid params: missing field `offset`."
-            if "bytes" in (spec or {})
-            else "Invalid params: missing field `bytes`."
-        )
-    offset = unsigned(spec["offset"], "usize")
-    wanted = _memcmp_bytes(spec)
+        return lambda account: len(account.data) == spec
+    offset, wanted = spec["offset"], _memcmp_bytes(spec)
     return lambda account: bytes(account.data[offset : offset + len(wanted)]) == wanted
 
 
@@ -589,20 +545,18 @@ def _memcmp_bytes(spec: dict[str, Any]) -> bytes:
     raw = spec["bytes"]
     if isinstance(raw, list):
         wanted = bytes(raw)
-    elif not isinstance(raw, str):
-        raise wrong_type(raw, "a string")
     elif spec.get("encoding") == "base64":
         if len(raw) > 172:
             raise invalid_params("Invalid param: DataTooLarge")
         try:
-            wanted = base64.b64decode(raw, validate=True)
-        except (ValueError, binascii.Error):
-            raise invalid_params(f"Invalid param: Base64DecodeError({_base64_fault(raw)})") from None
+            wanted = base64_bytes(raw)
+        except ValueError as error:
+            raise invalid_params(f"Invalid param: Base64DecodeError({error})") from None
     else:
         if len(raw) > 175:
             raise invalid_params("Invalid param: DataTooLarge")
         try:
-            wanted = _base58_bytes(raw)
+            wanted = base58_bytes(raw)
         except ValueError as error:
             raise invalid_params(f"Invalid param: Base58DecodeError({error})") from None
     if len(wanted) > BASE58_DATA_MAX:
@@ -613,7 +567,7 @@ def _memcmp_bytes(spec: dict[str, Any]) -> bytes:
 def _keyed_accounts(
     ctx: Context, owner: Pubkey, slot: int, options: dict[str, Any], filters: list[Callable[[Account], bool]]
 ) -> list[Any]:
-    encoding = choice(options.get("encoding"), _ACCOUNT_ENCODINGS, "binary")
+    encoding = options.get("encoding") or "binary"
     rows = []
     for address, account in ctx.chain.accounts_owned(owner, slot):
         if all(passes(account) for passes in filters):
@@ -624,50 +578,115 @@ def _keyed_accounts(
     return rows
 
 
-@_method
-def getProgramAccounts(ctx: Context, params: list[Any]) -> Any:
-    need(params)
-    owner = address_of(text_at(params, 0))
-    options = options_at(params, 1)
+@_method(text, extra=(take.PROGRAM_ACCOUNTS,))
+def getProgramAccounts(ctx: Context, encoded: str, config: Options | None) -> Any:
+    owner = address_of(encoded)
+    options = config or {}
     filters = account_filters(options.get("filters"))
     slot = ctx.read_slot(options)
     rows = _keyed_accounts(ctx, owner, slot, options, filters)
     return ctx.with_context(slot, rows) if options.get("withContext") else rows
 
 
-@_method
-def getTokenAccountsByOwner(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params, 2)
-    owner = address_of(text_at(params, 0))
-    scope, options = options_at(params, 1), options_at(params, 2)
+def _token_accounts(
+    ctx: Context, scope: tuple[str, str], config: Options | None, is_wanted: Callable[[TokenAccount], bool]
+) -> dict[str, Any]:
+    """Token accounts of one program or one mint for which `is_wanted` holds."""
+    options = config or {}
     slot = ctx.read_slot(options)
-    programs = list(TOKEN_PROGRAMS)
+    kind, address = scope[0], address_of(scope[1])
     mint: Pubkey | None = None
-    if "programId" in scope:
-        programs = [address_of(text_at([scope["programId"]], 0))]
-        if programs[0] not in TOKEN_PROGRAMS:
+    if kind == "programId":
+        if address not in TOKEN_PROGRAMS:
             raise invalid_params("Invalid param: unrecognized Token program id")
-    elif "mint" in scope:
-        mint = address_of(text_at([scope["mint"]], 0))
-        held = ctx.chain.account(mint, slot)
-        if held is None:
-            raise invalid_params("Invalid param: could not find mint")
-        programs = [held.owner]
+        program = address
     else:
-        raise invalid_params("Invalid params: expected one of `mint`, `programId`.")
+        mint, program = address, _mint_of(ctx, address, slot).owner
 
-    def is_wanted(account: Account) -> bool:
+    def passes(account: Account) -> bool:
         token = token_account(account)
-        return token is not None and token.owner == owner and (mint is None or token.mint == mint)
+        return token is not None and is_wanted(token) and (mint is None or token.mint == mint)
 
-    rows = [row for program in programs for row in _keyed_accounts(ctx, program, slot, options, [is_wanted])]
+    return ctx.with_context(slot, _keyed_accounts(ctx, program, slot, options, [passes]))
+
+
+def _mint_of(ctx: Context, address: Pubkey, slot: int) -> Account:
+    account = ctx.chain.account(address, slot)
+    if account is None:
+        raise invalid_params("Invalid param: could not find mint")
+    if account.owner not in TOKEN_PROGRAMS:
+        raise invalid_params("Invalid param: not a Token mint")
+    if mint_decimals(account) is None:
+        raise invalid_params("Invalid param: Token mint could not be unpacked")
+    return account
+
+
+@_method(text, take.TOKEN_FILTER, extra=(ACCOUNT_INFO,))
+def getTokenAccountsByOwner(
+    ctx: Context, encoded: str, scope: tuple[str, str], options: Options | None
+) -> dict[str, Any]:
+    owner = address_of(encoded)
+    return _token_accounts(ctx, scope, options, lambda token: token.owner == owner)
+
+
+@_method(text, take.TOKEN_FILTER, extra=(ACCOUNT_INFO,))
+def getTokenAccountsByDelegate(
+    ctx: Context, encoded: str, scope: tuple[str, str], options: Options | None
+) -> dict[str, Any]:
+    delegate = address_of(encoded)
+    return _token_accounts(ctx, scope, options, lambda token: token.delegate == delegate)
+
+
+@_method(text, extra=(take.COMMITMENT_ONLY,))
+def getTokenAccountBalance(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    address = address_of(encoded)
+    slot = ctx.read_slot(options)
+    account = ctx.chain.account(address, slot)
+    if account is None:
+        raise invalid_params("Invalid param: could not find account")
+    token = token_account(account)
+    if token is None:
+        raise invalid_params("Invalid param: not a Token account")
+    decimals = mint_decimals(_mint_of(ctx, token.mint, slot)) or 0
+    return ctx.with_context(slot, ui_amount(token.amount, decimals))
+
+
+@_method(text, extra=(take.COMMITMENT_ONLY,))
+def getTokenSupply(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    address = address_of(encoded)
+    slot = ctx.read_slot(options)
+    account = ctx.chain.account(address, slot)
+    if account is None:
+        raise invalid_params("Invalid param: could not find account")
+    if account.owner not in TOKEN_PROGRAMS:
+        raise invalid_params("Invalid param: not a Token mint")
+    decimals = mint_decimals(account)
+    if decimals is None:
+        raise invalid_params("Invalid param: mint could not be unpacked")
+    return ctx.with_context(slot, ui_amount(int.from_bytes(account.data[36:44], "little"), decimals))
+
+
+@_method(text, extra=(take.COMMITMENT_ONLY,))
+def getTokenLargestAccounts(ctx: Context, encoded: str, options: Options | None) -> dict[str, Any]:
+    mint = address_of(encoded)
+    slot = ctx.read_slot(options)
+    account = _mint_of(ctx, mint, slot)
+    decimals = mint_decimals(account) or 0
+    held = [
+        (token.amount, address)
+        for address, holder in ctx.chain.accounts_owned(account.owner, slot)
+        if (token := token_account(holder)) is not None and token.mint == mint
+    ]
+    held.sort(key=lambda row: (-row[0], bytes(row[1])))
+    rows = [{"address": str(address), **ui_amount(amount, decimals)} for amount, address in held[:_LARGEST_MAX]]
     return ctx.with_context(slot, rows)
 
 
-@_method
-def getMinimumBalanceForRentExemption(ctx: Context, params: list[Any]) -> int:
-    need(params)
-    return ctx.chain.machine.rent_exempt_minimum(unsigned(params[0], "usize"))
+@_method(usize, extra=(take.COMMITMENT_ONLY,))
+def getMinimumBalanceForRentExemption(ctx: Context, data_bytes: int, options: Options | None) -> int:
+    if data_bytes > ACCOUNT_BYTES_MAX:
+        raise invalid_request()
+    return ctx.chain.machine.rent_exempt_minimum(data_bytes)
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
@@ -693,7 +712,7 @@ def _meta_json(ctx: Context, stored: StoredTransaction, encoding: str, rewards: 
                     parsed_instruction(
                         keys[row["programIdIndex"]],
                         [keys[index] for index in row["accounts"]],
-                        _base58_bytes(row["data"]),
+                        base58_bytes(row["data"]),
                         row["stackHeight"],
                     )
                     for row in group["instructions"]
@@ -740,34 +759,12 @@ def _version_json(stored: StoredTransaction, version_max: int | None) -> bytes:
     return b',"version":%d' % int(stored.version)
 
 
-def _version_max(options: dict[str, Any]) -> int | None:
-    value = options.get("maxSupportedTransactionVersion")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-        raise _BLOCK_CONFIG
-    return value
-
-
-def _encoding_options(params: list[Any]) -> dict[str, Any]:
-    """Options of getBlock and getTransaction: an object, or (the old form) the encoding alone."""
-    value = params[1] if len(params) > 1 else None
-    options = {"encoding": value} if isinstance(value, str) else options_at(params, 1)
-    if options.get("encoding") not in (None, *_TRANSACTION_ENCODINGS) or options.get("transactionDetails") not in (
-        None,
-        *_DETAILS,
-    ):
-        raise _BLOCK_CONFIG
-    return options
-
-
-@_method
-def getTransaction(ctx: Context, params: list[Any]) -> Any:
-    need(params)
-    signature = signature_of(text_at(params, 0))
-    options = _encoding_options(params)
+@_method(text, extra=(take.block_config,))
+def getTransaction(ctx: Context, encoded: str, config: Options | None) -> Any:
+    signature = signature_of(encoded)
+    options = config or {}
     top = ctx.slot(_settled(options))
-    version_max = _version_max(options)
+    version_max = options.get("maxSupportedTransactionVersion")
     stored = ctx.chain.find(signature)
     if stored is None or stored.slot > top or _is_withheld(ctx, stored):
         return None
@@ -805,14 +802,18 @@ def _block_at(ctx: Context, slot: int, top: int) -> Bank:
     raise slot_skipped(slot) if slot < ctx.slot(Commitment.FINALIZED) else block_not_available(slot)
 
 
-@_method
-def getBlock(ctx: Context, params: list[Any]) -> Any:
-    need(params)
-    slot = unsigned(params[0])
-    options = _encoding_options(params)
+@_method(unsigned, extra=(take.block_config,))
+def getBlock(ctx: Context, slot: int, config: Options | None) -> Any:
+    options = config or {}
     top = ctx.slot(_settled(options))
-    version_max = _version_max(options)
+    version_max = options.get("maxSupportedTransactionVersion")
     bank = _block_at(ctx, slot, top)
+    if ctx.chain.tip.slot - slot < ctx.faults.param("late-blocks", "slots") and ctx.faults.chooses(
+        "late-blocks", str(slot)
+    ):
+        if ctx.faults.param("late-blocks", "null"):
+            return None
+        raise block_status_not_yet(slot)
     details = options.get("transactionDetails") or "full"
     rows = bank.transactions
     if ctx.faults.param("hidden-signatures", "everywhere"):
@@ -865,54 +866,42 @@ def _with_accounts(stored: StoredTransaction, version_max: int | None) -> bytes:
     )
 
 
-@_method
-def getBlocks(ctx: Context, params: list[Any]) -> list[int]:
-    need(params)
-    first = unsigned(params[0])
-    second = params[1] if len(params) > 1 else None
-    options = second if isinstance(second, dict) else options_at(params, 2)
-    top = ctx.slot(_settled(options))
-    last = top if second is None or isinstance(second, dict) else min(unsigned(second), top)
+@_method(unsigned, extra=(take.blocks_end, CONTEXT))
+def getBlocks(ctx: Context, first: int, end: int | Options | None, config: Options | None) -> list[int]:
+    options = end if isinstance(end, dict) else config or {}
+    _settled(options)
+    top = ctx.read_slot(options)
+    last = top if end is None or isinstance(end, dict) else min(end, top)
     if last - first > BLOCK_RANGE_MAX:
         raise invalid_params(f"Slot range too large; max {BLOCK_RANGE_MAX}")
     return [bank.slot for bank in ctx.chain.banks_between(first, last)]
 
 
-@_method
-def getBlocksWithLimit(ctx: Context, params: list[Any]) -> list[int]:
-    need(params, 2)
-    first, limit = unsigned(params[0]), unsigned(params[1], "usize")
+@_method(unsigned, usize, extra=(CONTEXT,))
+def getBlocksWithLimit(ctx: Context, first: int, limit: int, options: Options | None) -> list[int]:
     if limit > BLOCK_RANGE_MAX:
         raise invalid_params(f"Limit too large; max {BLOCK_RANGE_MAX}")
-    slots: list[int] = []
-    for bank in ctx.chain.banks_between(first, ctx.slot(_settled(options_at(params, 2)))):
-        if len(slots) >= limit:
-            break
-        slots.append(bank.slot)
-    return slots
+    _settled(options or {})
+    return [bank.slot for bank in islice(ctx.chain.banks_between(first, ctx.read_slot(options)), limit)]
 
 
-@_method
-def getBlockTime(ctx: Context, params: list[Any]) -> int:
-    need(params)
-    return _block_at(ctx, unsigned(params[0]), ctx.slot(Commitment.CONFIRMED)).unix_s
+@_method(unsigned)
+def getBlockTime(ctx: Context, slot: int) -> int:
+    return _block_at(ctx, slot, ctx.slot(Commitment.CONFIRMED)).unix_s
 
 
 def _place(row: StoredTransaction) -> tuple[int, int]:
     return row.slot, row.index
 
 
-@_method
-def getSignaturesForAddress(ctx: Context, params: list[Any]) -> list[dict[str, Any]]:
-    need(params)
-    address = address_of(text_at(params, 0))
-    options = options_at(params, 1)
-    limit = SIGNATURES_PAGE_MAX if options.get("limit") is None else unsigned(options["limit"], "usize")
+@_method(text, extra=(take.SIGNATURES_FOR_ADDRESS,))
+def getSignaturesForAddress(ctx: Context, encoded: str, config: Options | None) -> list[dict[str, Any]]:
+    options = config or {}
+    address = address_of(encoded)
+    limit = SIGNATURES_PAGE_MAX if options.get("limit") is None else options["limit"]
     if not 0 < limit <= SIGNATURES_PAGE_MAX:
         raise invalid_params(f"Invalid limit; max {SIGNATURES_PAGE_MAX}")
-    before, until = (
-        None if options.get(name) is None else signature_of(text_at([options[name]], 0)) for name in ("before", "until")
-    )
+    before, until = (None if options.get(name) is None else signature_of(options[name]) for name in ("before", "until"))
     commitment = _settled(options)
     top = ctx.read_slot(options)
     rows = ctx.chain.signatures_of(address)
@@ -960,27 +949,35 @@ def _page(
         if shows_index:
             entry["transactionIndex"] = row.index
         page.append(entry)
-    if page and len(page) < limit and faults.strikes("invented-signatures"):
+    # A page of one is left alone: its only entry is the client's cursor.
+    if page and limit > 1 and faults.strikes("invented-signatures"):
         invented = str(Signature.from_bytes(faults.dice("invented-signatures").randbytes(64)))
         page.insert(0, {**page[0], "signature": invented, "err": None})
-    return page
+    return page[:limit]
 
 
-@_method
-def getSignatureStatuses(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    if not isinstance(params[0], list):
-        raise wrong_type(params[0], "a sequence")
-    if len(params[0]) > STATUSES_MAX:
+@_method(texts, extra=(take.SIGNATURE_STATUS,))
+def getSignatureStatuses(ctx: Context, encoded: list[str], options: Options | None) -> dict[str, Any]:
+    if len(encoded) > STATUSES_MAX:
         raise invalid_params(f"Too many inputs provided; max {STATUSES_MAX}")
-    signatures = [signature_of(text_at(params[0], index)) for index in range(len(params[0]))]
+    signatures = [signature_of(signature) for signature in encoded]
     top, confirmed, finalized = (ctx.slot(c) for c in Commitment)
-    return ctx.with_context(top, [_status(ctx, signature, top, confirmed, finalized) for signature in signatures])
+    # Without a search in its history a node knows what its cache of statuses holds.
+    floor = 0 if options and options["searchTransactionHistory"] else status_floor(ctx.chain)
+    rows = [_status(ctx, signature, floor, top, confirmed, finalized) for signature in signatures]
+    return ctx.with_context(top, rows)
 
 
-def _status(ctx: Context, signature: str, top: int, confirmed: int, finalized: int) -> dict[str, Any] | None:
+def status_floor(chain: Chain) -> int:
+    """The oldest slot of which the cache of statuses still knows the transactions."""
+    return chain.slot_at(Commitment.FINALIZED) - STATUS_CACHE_SLOTS + 1
+
+
+def _status(
+    ctx: Context, signature: str, floor: int, top: int, confirmed: int, finalized: int
+) -> dict[str, Any] | None:
     stored = ctx.chain.find(signature)
-    if stored is None or stored.slot > top:
+    if stored is None or not floor <= stored.slot <= top:
         return None
     if stored.slot <= finalized:
         word, confirmations = "finalized", None
@@ -999,32 +996,38 @@ def _status(ctx: Context, signature: str, top: int, confirmed: int, finalized: i
 # --- sending ---------------------------------------------------------------------------------------------------------
 
 
-def _sent(params: list[Any], options: dict[str, Any]) -> tuple[VersionedTransaction, bytes]:
-    encoding = choice(options.get("encoding"), _TRANSACTION_ENCODINGS, "base58")
+def _sent(encoded: str, options: Options) -> tuple[VersionedTransaction, bytes]:
+    encoding = options.get("encoding") or "base58"
     if encoding not in _ENCODED_MAX:
         if encoding != "binary":
             raise invalid_params(f"unsupported encoding: {encoding}. Supported encodings: base58, base64")
         encoding = "base58"
-    wire = wire_bytes(text_at(params, 0), encoding, _TRANSACTION_TYPE)
+    wire = wire_bytes(encoded, encoding, _TRANSACTION_TYPE)
+    fault = transaction_fault(wire)
+    if fault is not None:
+        raise invalid_params(f"failed to deserialize {_TRANSACTION_TYPE}: {fault}")
+    transaction = VersionedTransaction.from_bytes(wire)
+    return transaction, bytes(transaction)
+
+
+def _sanitize(ctx: Context, transaction: VersionedTransaction) -> None:
+    """What the real node refuses before it looks at a bank: a message that points outside of itself, or to a table that is not there."""
+    message = transaction.message
+    keys, signatures = len(message.account_keys), len(transaction.signatures)
     try:
-        transaction = VersionedTransaction.from_bytes(wire)
-        exact = bytes(transaction)
-        message = transaction.message
-        keys = len(message.account_keys)
-        if len(transaction.signatures) != message.header.num_required_signatures or keys < len(transaction.signatures):
-            raise invalid_params("invalid transaction: Transaction failed to sanitize accounts offsets correctly")
+        if signatures != message.header.num_required_signatures or keys < signatures:
+            raise ValueError(_UNSANE)
         # The machine trusts indexes; a message that points outside of its keys must not reach it.
         transaction.sanitize()
-    except RpcError:
-        raise
-    except Exception as error:
-        words = str(error)
-        if "sanitize" in words.lower() or "index" in words.lower():
-            raise invalid_params(
-                "invalid transaction: Transaction failed to sanitize accounts offsets correctly"
-            ) from None
-        raise invalid_params(f"failed to deserialize {_TRANSACTION_TYPE}: {words}") from None
-    return transaction, exact
+    except ValueError:
+        raise invalid_params(f"invalid transaction: {_UNSANE}") from None
+    except Exception:
+        raise invalid_params(f"invalid transaction: {_UNSANE}") from None
+    if ctx.chain.machine.looked_up(transaction) is None:
+        raise invalid_params(f"invalid transaction: {_WORDS['AddressLookupTableNotFound']}")
+
+
+_UNSANE = _WORDS["SanitizeFailure"]
 
 
 def _simulation(outcome: Outcome, fee: int | None, **more: Any) -> dict[str, Any]:
@@ -1047,11 +1050,6 @@ def _simulation(outcome: Outcome, fee: int | None, **more: Any) -> dict[str, Any
     }
 
 
-def _loaded_bytes(before: dict[Pubkey, Account | None]) -> int:
-    # Each account that exists counts its data and 64 bytes of its own.
-    return sum(len(account.data) + 64 for account in before.values() if account is not None)
-
-
 def _preflight(ctx: Context, transaction: VersionedTransaction, bank: Bank) -> None:
     err = ctx.chain.refusal(transaction, bank, sig_verify=True, check_age=True)
     if err is not None:
@@ -1059,68 +1057,73 @@ def _preflight(ctx: Context, transaction: VersionedTransaction, bank: Bank) -> N
         raise preflight_failure(error_words(err), _simulation(outcome, None))
     outcome, before = ctx.chain.simulate(transaction, bank)
     if outcome.err is not None:
-        charged = outcome.ran or outcome.err == "ProgramAccountNotFound"
-        size = _loaded_bytes(before) if charged else 0
-        shown = _simulation(outcome, fee_of(transaction.message) if charged else None, loadedAccountsDataSize=size)
-        raise preflight_failure(error_words(outcome.err), shown)
+        fee, size = _charged(ctx, transaction, outcome, before)
+        raise preflight_failure(error_words(outcome.err), _simulation(outcome, fee, loadedAccountsDataSize=size))
 
 
-@_method
-def sendTransaction(ctx: Context, params: list[Any]) -> str:
-    need(params)
-    options = options_at(params, 1)
-    transaction, wire = _sent(params, options)
+def _charged(
+    ctx: Context, transaction: VersionedTransaction, outcome: Outcome, before: dict[Pubkey, Account | None]
+) -> tuple[int | None, int]:
+    """The fee, and the bytes that were loaded for a run. A run that was refused before it began costs nothing."""
+    if outcome.ran or outcome.err in FEES_ONLY_ERRORS:
+        return fee_of(transaction.message), ctx.chain.loaded_bytes(transaction.message, before)
+    return None, 0
+
+
+@_method(text, extra=(take.SEND,))
+def sendTransaction(ctx: Context, encoded: str, config: Options | None) -> str:
+    options = config or {}
+    transaction, wire = _sent(encoded, options)
+    asked = {"commitment": options.get("preflightCommitment"), "minContextSlot": options.get("minContextSlot")}
+    if options.get("skipPreflight"):
+        # Looked up for its lower bound only.
+        asked["commitment"] = "processed"
+    bank = ctx.chain.bank_at_or_below(ctx.read_slot(asked))
+    _sanitize(ctx, transaction)
     if not options.get("skipPreflight"):
-        asked = {"commitment": options.get("preflightCommitment"), "minContextSlot": options.get("minContextSlot")}
-        _preflight(ctx, transaction, ctx.chain.bank_at_or_below(ctx.read_slot(asked)))
+        _preflight(ctx, transaction, bank)
     # What the bank refuses is dropped without a word, as by a real leader.
     ctx.chain.submit(transaction, wire)
     return str(transaction.signatures[0])
 
 
-@_method
-def simulateTransaction(ctx: Context, params: list[Any]) -> dict[str, Any]:
-    need(params)
-    options = options_at(params, 1)
+@_method(text, extra=(take.SIMULATE,))
+def simulateTransaction(ctx: Context, encoded: str, config: Options | None) -> dict[str, Any]:
+    options = config or {}
     replaces, verifies = bool(options.get("replaceRecentBlockhash")), bool(options.get("sigVerify"))
-    if replaces and verifies:
-        raise invalid_params("sigVerify may not be used with replaceRecentBlockhash")
-    transaction, _ = _sent(params, options)
+    transaction, _ = _sent(encoded, options)
     slot = ctx.read_slot(options)
     bank = ctx.chain.bank_at_or_below(slot)
+    if replaces and verifies:
+        raise invalid_params("sigVerify may not be used with replaceRecentBlockhash")
+    _sanitize(ctx, transaction)
     replacement: dict[str, Any] | None = None
     if replaces:
         replacement = {"blockhash": bank.blockhash, "lastValidBlockHeight": ctx.chain.last_valid_height(bank.blockhash)}
+    _check_wanted(options.get("accounts"), transaction)
     err = ctx.chain.refusal(transaction, bank, sig_verify=verifies, check_age=not replaces)
-    empty: dict[str, list[str]] = {"readonly": [], "writable": []}
-    more: dict[str, Any]
     if err is not None:
-        outcome = Outcome(err, [], [], 0, None, ran=False)
-        more = {"loadedAddresses": empty, "replacementBlockhash": replacement}
-        if err != "SignatureFailure":
-            balances = [
-                acc.lamports if (acc := ctx.chain.account(key, slot)) else 0 for key in transaction.message.account_keys
-            ]
-            more |= {"preBalances": balances, "postBalances": balances, "preTokenBalances": [], "postTokenBalances": []}
-        return ctx.with_context(slot, _simulation(outcome, None, **more))
+        return _refused(ctx, transaction, slot, err, replacement)
     outcome, before = ctx.chain.simulate(transaction, bank)
-    static = len(transaction.message.account_keys)
     keys = list(before)
-    looked_up = keys[static:]
-    fee = fee_of(transaction.message)
-    post = dict(before)
-    post.update(outcome.post_accounts or {})
+    looked_up = keys[len(transaction.message.account_keys) :]
+    fee, size = _charged(ctx, transaction, outcome, before)
+    after = ctx.chain.after(transaction.message, outcome, before)
     writable_count = sum(len(row.writable_indexes) for row in getattr(transaction.message, "address_table_lookups", ()))
+
+    def mint(address: Pubkey) -> Account | None:
+        return ctx.chain.account(address, slot)
+
     more = {
-        "loadedAccountsDataSize": _loaded_bytes(before) if outcome.ran else 0,
+        "loadedAccountsDataSize": size,
         "loadedAddresses": {
             "readonly": [str(key) for key in looked_up[writable_count:]],
             "writable": [str(key) for key in looked_up[:writable_count]],
         },
         "preBalances": [account.lamports if account else 0 for account in before.values()],
-        "postBalances": [account.lamports if (account := post[key]) else 0 for key in keys],
-        "preTokenBalances": [],
-        "postTokenBalances": [],
+        "postBalances": [account.lamports if (account := after[key]) else 0 for key in keys],
+        "preTokenBalances": token_balances(keys, before, mint),
+        "postTokenBalances": token_balances(keys, after, mint),
         "replacementBlockhash": replacement,
     }
     if options.get("innerInstructions"):
@@ -1134,29 +1137,123 @@ def simulateTransaction(ctx: Context, params: list[Any]) -> dict[str, Any]:
             if group
         ]
     if options.get("accounts") is not None:
-        more["accounts"] = _wanted_accounts(ctx, options["accounts"], post, slot)
-    return ctx.with_context(slot, _simulation(outcome, fee if outcome.ran else None, **more))
+        more["accounts"] = _wanted_accounts(ctx, options["accounts"], after, slot)
+    return ctx.with_context(slot, _simulation(outcome, fee, **more))
 
 
-def _wanted_accounts(ctx: Context, spec: Any, post: dict[Pubkey, Account | None], slot: int) -> list[Any]:
-    if not isinstance(spec, dict) or not isinstance(spec.get("addresses"), list):
-        raise invalid_params("Invalid params: missing field `addresses`.")
-    encoding = choice(spec.get("encoding"), _ACCOUNT_ENCODINGS, "base64")
-    if encoding in ("binary", "base58"):
+def _refused(
+    ctx: Context, transaction: VersionedTransaction, slot: int, err: Any, replacement: dict[str, Any] | None
+) -> dict[str, Any]:
+    """A simulation that was refused before it ran."""
+    empty: dict[str, list[str]] = {"readonly": [], "writable": []}
+    more: dict[str, Any] = {"loadedAddresses": empty, "replacementBlockhash": replacement}
+    if err != "SignatureFailure":
+        balances = [
+            acc.lamports if (acc := ctx.chain.account(key, slot)) else 0 for key in transaction.message.account_keys
+        ]
+        more |= {"preBalances": balances, "postBalances": balances, "preTokenBalances": [], "postTokenBalances": []}
+    return ctx.with_context(slot, _simulation(Outcome(err, [], [], 0, None, ran=False), None, **more))
+
+
+def _check_wanted(spec: Options | None, transaction: VersionedTransaction) -> None:
+    if spec is None:
+        return
+    if (spec.get("encoding") or "base64") in ("binary", "base58"):
         raise invalid_params("base58 encoding not supported")
-    rows: list[Any] = []
-    for index in range(len(spec["addresses"])):
-        address = address_of(text_at(spec["addresses"], index))
+    most = len(transaction.message.account_keys)
+    if len(spec["addresses"]) > most:
+        raise invalid_params(f"Too many accounts provided; max {most}")
+
+
+def _wanted_accounts(
+    ctx: Context, spec: Options, post: Mapping[Pubkey, Account | None], slot: int
+) -> list[dict[str, Any] | None]:
+    encoding = spec.get("encoding") or "base64"
+    rows: list[dict[str, Any] | None] = []
+    for text_of_address in spec["addresses"]:
+        address = address_of(text_of_address)
         account = post[address] if address in post else ctx.chain.account(address, slot)
-        shown = account is not None and account.lamports > 0
+        is_there = account is not None and account.lamports > 0
         rows.append(
-            account_object(account, encoding, None, lambda m: ctx.chain.account(m, slot)) if account and shown else None
+            account_object(account, encoding, None, lambda mint: ctx.chain.account(mint, slot))
+            if account and is_there
+            else None
         )
     return rows
 
 
-@_method
-def requestAirdrop(ctx: Context, params: list[Any]) -> str:
-    need(params, 2)
-    address = address_of(text_at(params, 0))
-    return ctx.chain.airdrop(address, unsigned(params[1]))
+@_method(text, unsigned, extra=(take.AIRDROP,))
+def requestAirdrop(ctx: Context, encoded: str, lamports: int, options: Options | None) -> str:
+    address = address_of(encoded)
+    if options and options.get("recentBlockhash") is not None:
+        try:
+            blockhash_of(options["recentBlockhash"])
+        except ValueError as error:
+            raise invalid_params(f"Invalid param: {error}") from None
+    return ctx.chain.airdrop(address, lamports)
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------
+
+
+@_method()
+def getEpochSchedule(ctx: Context) -> dict[str, Any]:
+    return {
+        "firstNormalEpoch": 0,
+        "firstNormalSlot": 0,
+        "leaderScheduleSlotOffset": SLOTS_PER_EPOCH,
+        "slotsPerEpoch": SLOTS_PER_EPOCH,
+        "warmup": False,
+    }
+
+
+@_method(extra=(take.COMMITMENT_ONLY,))
+def getInflationGovernor(ctx: Context, options: Options | None) -> dict[str, float]:
+    return {"foundation": 0.05, "foundationTerm": 7.0, "initial": 0.08, "taper": 0.15, "terminal": 0.015}
+
+
+@_method()
+def getInflationRate(ctx: Context) -> dict[str, Any]:
+    epoch = ctx.slot(Commitment.FINALIZED) // SLOTS_PER_EPOCH
+    return {"epoch": epoch, "foundation": 0.004, "total": 0.08, "validator": 0.076}
+
+
+@_method(texts, extra=(take.EPOCH,))
+def getInflationReward(ctx: Context, encoded: list[str], config: Options | None) -> list[None]:
+    options = config or {}
+    addresses = [address_of(address) for address in encoded]
+    slot = ctx.read_slot(options)
+    asked = options.get("epoch")
+    epoch = max(0, slot // SLOTS_PER_EPOCH - 1) if asked is None else asked
+    paid_at = (epoch + 1) * SLOTS_PER_EPOCH
+    if paid_at > slot:
+        raise block_not_available(paid_at)
+    # Nobody has a stake here.
+    return [None] * len(addresses)
+
+
+@_method()
+def getHighestSnapshotSlot(ctx: Context) -> None:
+    raise no_snapshot()
+
+
+@_method(unsigned, unsigned)
+def getSlotLeaders(ctx: Context, first: int, limit: int) -> list[str]:
+    if limit > _LEADERS_MAX:
+        raise invalid_params(f"Invalid limit; max {_LEADERS_MAX}")
+    return [str(ctx.chain.identity.pubkey())] * limit
+
+
+@_method()
+def getMaxRetransmitSlot(ctx: Context) -> int:
+    return ctx.slot(Commitment.PROCESSED)
+
+
+@_method()
+def getMaxShredInsertSlot(ctx: Context) -> int:
+    return ctx.slot(Commitment.PROCESSED)
+
+
+@_method(extra=(CONTEXT,))
+def getStakeMinimumDelegation(ctx: Context, options: Options | None) -> dict[str, Any]:
+    return ctx.with_context(ctx.read_slot(options), _STAKE_MIN_LAMPORTS)

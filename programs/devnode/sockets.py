@@ -13,6 +13,7 @@ from itertools import count
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from programs.devnode.pubsub import Delivery, PubSub
 
@@ -29,6 +30,14 @@ def text_frame(payload: bytes) -> bytes:
     if size < 1 << 16:
         return b"\x81\x7e" + size.to_bytes(2, "big") + payload
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def _is_text(frame: bytes) -> bool:
+    try:
+        frame.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class SocketEdge:
@@ -73,6 +82,9 @@ class SocketEdge:
                 if len(frame) > FRAME_BYTES_MAX:
                     connection.transport.abort()
                     return
+                if isinstance(frame, bytes) and not _is_text(frame):
+                    connection.transport.abort()
+                    return
                 reply, due = self._pubsub.answer(number, frame)
                 if reply:
                     await connection.send(reply.decode())
@@ -101,17 +113,14 @@ class SocketEdge:
 
     def _burst(self, number: int, frames: list[bytes]) -> None:
         client = self._clients.get(number)
-        if client is None or number in self._deaf or client.transport.is_closing():
+        # A client that said goodbye may linger: its transport takes nothing any more, though it is open.
+        if client is None or number in self._deaf or client.state is not State.OPEN or client.transport.is_closing():
             return
         if len(frames) > self._queue_items_max or client.transport.get_write_buffer_size() > _BACKLOG_BYTES_MAX:
             self.lagging_dropped += 1
             client.transport.abort()
             return
-        try:
-            client.transport.write(b"".join(frames))
-        except RuntimeError:
-            # Our side of the connection was shut (a close under way): it hears nothing more, and the chain's clock must not stop for it.
-            client.transport.abort()
+        client.transport.write(b"".join(frames))
 
     def drop_all(self) -> None:
         """Cut every client without a close frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -71,13 +71,19 @@ def ui_amount(amount: int, decimals: int) -> dict[str, Any]:
     return {"amount": str(amount), "decimals": decimals, "uiAmount": amount / 10**decimals, "uiAmountString": text}
 
 
-def token_balances(keys: Sequence[Pubkey], accounts: Mapping[Pubkey, Account | None]) -> list[dict[str, Any]]:
-    """preTokenBalances or postTokenBalances. A mint outside the transaction has unknown decimals, and its accounts are left out."""
+def token_balances(
+    keys: Sequence[Pubkey], accounts: Mapping[Pubkey, Account | None], other: Callable[[Pubkey], Account | None]
+) -> list[dict[str, Any]]:
+    """preTokenBalances or postTokenBalances. `other` finds the mints that the transaction does not name."""
     rows: list[dict[str, Any]] = []
+    if not any(key in TOKEN_PROGRAMS for key in keys):
+        # As on the real node: who does not name a token program changes no balance.
+        return rows
     for index, key in enumerate(keys):
         account = accounts.get(key)
         token = token_account(account) if account is not None else None
-        decimals = mint_decimals(accounts.get(token.mint)) if token is not None else None
+        mint = accounts.get(token.mint) or other(token.mint) if token is not None else None
+        decimals = mint_decimals(mint)
         if account is None or token is None or decimals is None:
             continue
         amount = ui_amount(token.amount, decimals)

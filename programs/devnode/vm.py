@@ -121,8 +121,9 @@ class Machine:
     def add_program(self, address: Pubkey, elf: bytes) -> dict[Pubkey, Account]:
         """Load a program the way a cluster holds it: a program account that points at its program data. Returns both accounts."""
         data_address = Pubkey.find_program_address([bytes(address)], LOADER_UPGRADEABLE)[0]
-        # UpgradeableLoaderState::ProgramData { slot: 0, upgrade_authority_address: None }, padded to its full width of 45 bytes.
-        head = (3).to_bytes(4, "little") + bytes(8) + bytes(33)
+        # UpgradeableLoaderState::ProgramData { slot: 0, upgrade_authority_address: Some(nobody's key) }: what a cluster shows for a program of
+        # its genesis.
+        head = (3).to_bytes(4, "little") + bytes(8) + b"\1" + bytes(32)
         data_account = self._rent_exempt(head + elf, LOADER_UPGRADEABLE, executable=False)
         program = self._rent_exempt(
             (2).to_bytes(4, "little") + bytes(data_address), LOADER_UPGRADEABLE, executable=True
@@ -133,7 +134,7 @@ class Machine:
 
     def _rent_exempt(self, data: bytes, owner: Pubkey, *, executable: bool) -> Account:
         lamports = self.rent_exempt_minimum(len(data))
-        return Account(lamports=lamports, data=data, owner=owner, executable=executable, rent_epoch=RENT_EXEMPT_EPOCH)
+        return Account(lamports=lamports, data=data, owner=owner, executable=executable, rent_epoch=0)
 
     def looked_up(self, transaction: VersionedTransaction) -> tuple[list[Pubkey], list[Pubkey]] | None:
         """(writable, readonly) addresses that the message takes from lookup tables; None when a table or an entry is missing."""

@@ -1,6 +1,10 @@
-"""Rebuild and live projection against their floors, in one run: `python -m tests.bench.bench_projections [--votes N] [--json]`.
+"""Live projection, rebuild, latency and memory against their floors, in one run.
 
-Floors: the same tables made by set-based SQL from events already decoded, and a handler that does its SQL per event.
+    python -m tests.bench.bench_projections [--votes N] [--large N] [--seconds S] [--json]
+
+Floors of the same run: the same tables made by set-based SQL from events already decoded, and a handler that does its SQL per event.
+CPU seconds are those of this process, its children and the server; on a machine that does other things they say more than the clock.
+`--large N` fills a second, larger ledger and compares the rebuild's cost an event and its memory with the smaller one.
 """
 
 from __future__ import annotations
@@ -8,20 +12,34 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
+import os
+import random
+import statistics
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from projections import bootstrap
-from projections.rebuild import rebuild
-from projections.worker import Worker
-from schema import db
-from schema.embedded import open_database
+import psycopg
 
-_HISTORY = Path(__file__).parents[1] / "integration/projections/history.py"
+from programs import base58
+from projections import bootstrap
+from projections.worker import Worker
+from schema import db, ledger
+from schema.embedded import open_database
+from schema.rows import COLUMNS, COPY_HEADER, COPY_TRAILER, lead, prepare_row
+
+_ROOT = Path(__file__).parents[2]
+_HISTORY = _ROOT / "tests/integration/projections/history.py"
+_IDL = _ROOT / "programs/community_voting/idl.json"
+# As on a real ledger: wire of a vote's size, which decoding does not need and reading must carry.
+_WIRE_BYTES = 420
+_PER_SLOT, _PER_BATCH, _QUESTIONS = 100, 5_000, 200
+_TICK_S = 0.005
 _SET = """
 CREATE TABLE floor.votes AS SELECT DISTINCT ON (data ->> 'vote') data ->> 'vote' AS vote, data ->> 'community' AS community,
     data ->> 'question' AS question, data ->> 'voter' AS voter, 'cast' AS status, data ->> 'selections' AS selections,
@@ -37,6 +55,42 @@ CREATE TABLE floor.questions AS SELECT DISTINCT ON (data ->> 'question') data ->
     slot AS updated_slot FROM {0}.decoded WHERE name = 'VoteCast' ORDER BY data ->> 'question', position DESC, event_index DESC;
 ANALYZE floor.votes;
 """
+# The rebuild as its command runs it: a process of its own, that tells its own and its children's memory and time.
+_REBUILD = """
+import json, resource, sys, threading, time
+from pathlib import Path
+from programs.idl import load_idl
+from projections import bootstrap, rebuild
+dsn, address, number, idl = sys.argv[1:]
+spec = bootstrap.spec("voting", address, int(number), load_idl(open(idl, "rb").read()), ("voting",))
+peak, over = 0, threading.Event()
+def tree(pid):
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += tree(int(child))
+    return found
+def held(pid):
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0
+def watch():
+    global peak
+    while not over.wait(0.2):
+        try:
+            peak = max(peak, sum(held(pid) for pid in tree(__import__("os").getpid())))
+        except OSError:
+            pass
+threading.Thread(target=watch, daemon=True).start()
+started = time.perf_counter()
+report = rebuild.rebuild(dsn, (spec,), "voting")
+seconds = time.perf_counter() - started
+over.set()
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+equal = all(d.equal for d in report.differences)
+print(json.dumps({"seconds": seconds, "cpu_s": sum(u.ru_utime + u.ru_stime for u in used), "memory_mb": peak / 1024, "equal": equal}))
+"""
 
 
 def _history() -> Any:
@@ -48,30 +102,124 @@ def _history() -> Any:
     return module
 
 
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def _server_cpu() -> float:
+    """CPU seconds of every server process of this user's machine that is alive; ended ones are missed."""
+    total = 0.0
+    for entry in Path("/proc").iterdir():
+        try:
+            text = (entry / "stat").read_text() if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if text and text[text.index("(") + 1 :].startswith("postgres"):
+            fields = text.rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
-def _fill(ledger: Any, history: Any, votes: int) -> None:
-    names = [f"c{n}" for n in range(20)]
-    ledger.seal(*[history.transaction(2, n, history.community(c), history.question(c, 0)) for n, c in enumerate(names)])
-    slot, made = 3, 0
-    while made < votes:
-        batch = []
-        for _ in range(50):
-            for index in range(min(100, votes - made)):
-                name = names[made % len(names)]
-                batch.append(
-                    history.transaction(slot, index, history.vote(name, 0, f"w{made}", 0, [made // len(names) + 1, 0]))
+class Measured:
+    """Seconds by the clock and of CPU."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_s = self.server_cpu_s = 0.0
+
+
+@contextmanager
+def _measured() -> Iterator[Measured]:
+    found = Measured()
+    started, cpu, server = time.perf_counter(), time.process_time(), _server_cpu()
+    yield found
+    found.seconds = time.perf_counter() - started
+    found.cpu_s, found.server_cpu_s = time.process_time() - cpu, max(0.0, _server_cpu() - server)
+
+
+def _votes(history: Any, rng: random.Random, first: int, count: int) -> list[Any]:
+    """Votes number `first` and on, of random voters, over the questions in turn."""
+    made = []
+    for number in range(first, first + count):
+        name, slot = f"c{number % _QUESTIONS}", 3 + number // _PER_SLOT
+        event = history.vote(name, 0, f"w{number}", 0, [number // _QUESTIONS + 1, 0])
+        raw = history.transaction(slot, number % _PER_SLOT, event)
+        object.__setattr__(raw, "signature", base58.encode(rng.randbytes(64)))
+        object.__setattr__(raw, "wire", rng.randbytes(_WIRE_BYTES))
+        made.append(raw)
+    return made
+
+
+def fill(chain: Any, history: Any, votes: int) -> None:
+    """A ledger of communities, questions and votes: the rows as the writer makes them, copied in at once."""
+    rng = random.Random(votes)
+    names = [f"c{n}" for n in range(_QUESTIONS)]
+    chain.seal(*[history.transaction(2, n, history.community(c), history.question(c, 0)) for n, c in enumerate(names)])
+    position = _QUESTIONS
+    with db.connect(chain.dsn) as conn:
+        conn.execute("SET synchronous_commit = off")
+        for first in range(0, votes, _PER_BATCH):
+            made = _votes(history, rng, first, min(_PER_BATCH, votes - first))
+            last = position + len(made)
+            with conn.transaction(), conn.cursor() as cursor:
+                with cursor.copy(f"COPY ledger.transactions ({COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+                    rows = [
+                        lead(position + 1 + n, 0) + prepare_row(raw, (chain.program_id,), 4).encoded
+                        for n, raw in enumerate(made)
+                    ]
+                    copy.write(COPY_HEADER + b"".join(rows) + COPY_TRAILER)
+                cursor.execute(
+                    "INSERT INTO ledger.batches (position_first, position_last, slot_min, slot_max, origin, epoch) VALUES (%s, %s, %s, %s, 0, 1)",
+                    (position + 1, last, made[0].slot, made[-1].slot),
                 )
-                made += 1
-            slot += 1
-        ledger.seal(*batch, slot_last=slot - 1)
+                cursor.execute(
+                    "UPDATE ledger.checkpoints SET position = %s, slot = %s WHERE name = 'ledger'",
+                    (last, made[-1].slot),
+                )
+            position = last
+        conn.execute("VACUUM ANALYZE ledger.transactions")
+    chain.seal(slot_last=3 + votes // _PER_SLOT)
 
 
-def _per_event(dsn: str, schema: str, rows_max: int) -> tuple[int, float]:
+@contextmanager
+def _running(worker: Worker) -> Iterator[None]:
+    stop, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            worker.run(stop)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _until_projected(worker: Worker, rows: int) -> None:
+    while not worker.status() or any(s.position < rows for s in worker.status()):
+        failed = [s.failed for s in worker.status() if s.failed]
+        if failed:
+            raise RuntimeError(failed[0])
+        time.sleep(0.005)
+
+
+def _rebuilt(dsn: str, history: Any, program_id: int) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", _REBUILD, dsn, history.PROGRAM, str(program_id), str(_IDL)],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    if not found["equal"]:
+        raise RuntimeError("the rebuilt tables differ from the live ones")
+    return found
+
+
+def _per_event(dsn: str, schema: str, rows_max: int) -> float:
+    """Events a second of a handler that reads and writes by SQL, a transaction an event."""
     with db.connect(dsn) as conn:
         conn.execute(
             "CREATE TABLE floor.naive (vote text PRIMARY KEY, question text, voter text, selections text, slot bigint)"
@@ -92,60 +240,169 @@ def _per_event(dsn: str, schema: str, rows_max: int) -> tuple[int, float]:
                     "INSERT INTO floor.naive_questions VALUES (%s, %s) ON CONFLICT (question) DO UPDATE SET tallies = excluded.tallies",
                     (data["question"], json.dumps(data["tallies"])),
                 )
-        return len(events), time.perf_counter() - started
+        return len(events) / (time.perf_counter() - started)
 
 
-def measure(dsn: str, votes: int) -> dict[str, float]:
+def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, seconds: float) -> list[float]:
+    """Milliseconds from a seal's commit to the commit of its rows, at 1,000 events a second; by the server's clock."""
+    per_seal = 20
+    count = int(seconds * 1_000 / per_seal)
+    rng = random.Random(1)
+    base = votes + _PER_SLOT
+    first = chain.sealed + 1
+    sealed: dict[int, float] = {}
+    visible: dict[int, float] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        with db.connect(dsn) as conn:
+            seen = 0
+            while not over.is_set():
+                row = conn.execute(
+                    "SELECT max(updated_slot), extract(epoch FROM clock_timestamp()) FROM voting.questions"
+                ).fetchone()
+                assert row is not None
+                if row[0] is not None and row[0] > seen:
+                    for slot in range(max(first, seen + 1), row[0] + 1):
+                        visible[slot] = float(row[1])
+                    seen = row[0]
+                time.sleep(0.001)
+
+    async def seals() -> None:
+        import asyncio
+
+        from schema import lease
+
+        async with await db.aconnect(dsn) as conn:
+            held = await lease.acquire(conn, "bench", "bench", 3_600)
+            assert held is not None
+            begun = time.perf_counter()
+            for number in range(count):
+                slot = first + number
+                made = _votes(history, rng, base + number * per_seal, per_seal)
+                for index, raw in enumerate(made):
+                    object.__setattr__(raw, "slot", slot)
+                    object.__setattr__(raw, "transaction_index", index)
+                rows = [prepare_row(raw, (chain.program_id,), 4) for raw in made]
+                await asyncio.sleep(max(0.0, begun + number * per_seal / 1_000 - time.perf_counter()))
+                await ledger.append_seal(
+                    conn, held, [ledger.SealRange(chain.program_id, slot, slot)], rows, tip_slot=slot
+                )
+                row = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())")).fetchone()
+                assert row is not None
+                sealed[slot] = float(row[0])
+            await lease.release(conn, held)
+
+    import asyncio
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        asyncio.run(seals())
+        deadline = time.monotonic() + 30
+        while first + count - 1 not in visible and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        over.set()
+        watcher.join()
+    chain.sealed = first + count - 1
+    return sorted((visible[slot] - at) * 1_000 for slot, at in sealed.items())
+
+
+def _quantile(values: Sequence[float], part: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * part))]
+
+
+def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float]:
     """Fill a ledger and measure. Rates are events a second."""
     db.upgrade(dsn)
     history = _history()
-    ledger = history.Ledger(dsn)
-    spec = ledger.spec()
+    chain = history.Ledger(dsn)
+    spec = chain.spec()
     bootstrap.ensure(dsn, (spec,))
-    _fill(ledger, history, votes)
+    fill(chain, history, votes)
     worker = Worker(dsn, (spec,), rows_max=1_000)
-
-    def live() -> None:
-        with db.connect(dsn) as conn:
-            while worker.step(conn):
-                pass
-
-    live_s = _timed(live)
-    rebuild_s = _timed(lambda: rebuild(dsn, (spec,), "voting"))
+    with _measured() as live, _running(worker):
+        _until_projected(worker, votes + _QUESTIONS)
     with db.connect(dsn) as conn:
         row = conn.execute(
             "SELECT 'projection_' || generation FROM projections.installed WHERE name = 'events'"
         ).fetchone()
         assert row is not None
+        conn.execute("VACUUM ANALYZE")
         conn.execute("CREATE SCHEMA floor")
-        set_s = _timed(lambda: conn.execute(_SET.replace("{0}", row[0])))
-    count, naive_s = _per_event(dsn, row[0], min(votes, 3_000))
-    return {
+        with _measured() as set_based:
+            conn.execute(_SET.replace("{0}", row[0]))
+    rebuilt = _rebuilt(dsn, history, chain.program_id)
+    naive = _per_event(dsn, row[0], min(votes, 3_000))
+    found = {
         "votes": votes,
-        "live_events_s": votes / live_s,
-        "rebuild_events_s": votes / rebuild_s,
-        "set_sql_events_s": votes / set_s,
-        "per_event_sql_events_s": count / naive_s,
-        "rebuild_to_set_sql": set_s / rebuild_s,
-        "rebuild_to_per_event_sql": (votes / rebuild_s) / (count / naive_s),
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "live_events_s": votes / live.seconds,
+        "live_cpu_us_event": live.cpu_s / votes * 1e6,
+        "rebuild_events_s": votes / rebuilt["seconds"],
+        "rebuild_cpu_us_event": rebuilt["cpu_s"] / votes * 1e6,
+        "rebuild_memory_mb": rebuilt["memory_mb"],
+        "set_sql_events_s": votes / set_based.seconds,
+        "per_event_sql_events_s": naive,
+        "live_to_per_event_sql": votes / live.seconds / naive,
+        "rebuild_to_set_sql": set_based.seconds / rebuilt["seconds"],
+        "rebuild_to_per_event_sql": votes / rebuilt["seconds"] / naive,
+    }
+    print(json.dumps(found), file=sys.stderr)
+    if seconds > 0:
+        follower = Worker(dsn, (spec,))
+        with _running(follower):
+            _until_projected(follower, votes + _QUESTIONS)
+            waited = _latency(dsn, chain, history, follower, votes, seconds)
+        found["visible_ms_p50"] = statistics.median(waited)
+        found["visible_ms_p99"] = _quantile(waited, 0.99)
+    if large:
+        found |= _large(dsn, history, large, rebuilt["seconds"] / votes)
+    return found
+
+
+def _large(dsn: str, history: Any, votes: int, second_per_event: float) -> dict[str, float]:
+    """The same rebuild over a larger ledger, from nothing: its live tables stay empty."""
+    parts = psycopg.conninfo.conninfo_to_dict(dsn)
+    with db.connect(dsn) as conn:
+        conn.execute("CREATE DATABASE large TEMPLATE template0 ENCODING 'UTF8'")
+    other = psycopg.conninfo.make_conninfo(**{**parts, "dbname": "large"})
+    db.upgrade(other)
+    chain = history.Ledger(other)
+    bootstrap.ensure(other, (chain.spec(),))
+    fill(chain, history, votes)
+    script = _REBUILD.replace("all(d.equal for d in report.differences)", "True")
+    done = subprocess.run(
+        [sys.executable, "-c", script, other, history.PROGRAM, str(chain.program_id), str(_IDL)],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    return {
+        "large_votes": votes,
+        "large_rebuild_events_s": votes / found["seconds"],
+        "large_rebuild_memory_mb": found["memory_mb"],
+        "large_to_small_cost_per_event": found["seconds"] / votes / second_per_event,
     }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--votes", type=int, default=30_000)
+    parser.add_argument("--votes", type=int, default=50_000)
+    parser.add_argument("--large", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with open_database(None) as dsn:
-        found = measure(dsn, args.votes)
+        found = measure(dsn, args.votes, args.large, args.seconds)
     if args.json:
         json.dump(found, sys.stdout)
         print()
     else:
         for name, value in found.items():
-            print(f"{name:<28} {value:>14,.2f}")
+            print(f"{name:<30} {value:>14,.2f}")
 
 
 if __name__ == "__main__":

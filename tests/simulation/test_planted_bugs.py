@@ -13,7 +13,8 @@ from indexer.core.sealer import Sealer
 from indexer.simulation.chain import Faults
 from indexer.simulation.run import Divergence, simulate
 
-SEEDS = range(1, 161)
+# The last four are histories in which a slot that was sealed as skipped got a block: one in a hundred and fifty does.
+SEEDS = (*range(1, 161), 463, 605, 659, 783)
 
 
 class SkipsBarrier(Sealer):

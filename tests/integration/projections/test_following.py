@@ -26,7 +26,7 @@ def follow(dsn: str, spec: Any) -> Worker:
     """Project all that the ledger holds."""
     worker = Worker(dsn, (spec,))
     with db.connect(dsn) as conn:
-        worker._rebuild_stale(conn)
+        worker.rebuild_stale(conn)
         while worker.step(conn):
             pass
     return worker
@@ -165,8 +165,8 @@ def test_a_second_worker_applies_nothing_twice(chain: Any) -> None:
     chain.seal(history.transaction(2, 0, history.community("a")))
     first, second = Worker(chain.dsn, (spec,)), Worker(chain.dsn, (spec,))
     with db.connect(chain.dsn) as one, db.connect(chain.dsn) as two:
-        first._reload(one)
-        second._reload(two)
+        first.step(one)
+        second.step(two)
         first.step(one)
         while second.step(two):
             pass

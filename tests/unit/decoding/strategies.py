@@ -23,12 +23,63 @@ NAMES = st.one_of(
 SCALARS = st.sampled_from(PRIMITIVES)
 
 
+# Every drawn program has these too: a generic with a type and a constant, and a type that holds itself.
+FIXED_TYPES: list[dict[str, Any]] = [
+    {
+        "name": "Pair",
+        "generics": [{"kind": "type", "name": "T"}, {"kind": "const", "name": "N", "type": "usize"}],
+        "type": {
+            "kind": "struct",
+            "fields": [
+                {"name": "first", "type": {"option": {"generic": "T"}}},
+                {"name": "rest", "type": {"array": [{"generic": "T"}, {"generic": "N"}]}},
+            ],
+        },
+    },
+    {
+        "name": "Tree",
+        "type": {
+            "kind": "struct",
+            "fields": [
+                {"name": "label", "type": "u16"},
+                {"name": "left", "type": {"option": {"defined": {"name": "Tree"}}}},
+                {"name": "below", "type": {"vec": {"defined": {"name": "Tree"}}}},
+            ],
+        },
+    },
+]
+TREES: st.SearchStrategy[Any] = st.recursive(
+    st.integers(0, 65535).map(lambda label: {"label": label, "left": None, "below": []}),
+    lambda inner: st.fixed_dictionaries(
+        {"label": st.integers(0, 65535), "left": st.none() | inner, "below": st.lists(inner, max_size=2)}
+    ),
+    max_leaves=5,
+)
+
+
+def _fixed(scalar: str, length: int) -> dict[str, Any]:
+    arguments = [{"kind": "type", "type": scalar}, {"kind": "const", "value": str(length)}]
+    return {"defined": {"name": "Pair", "generics": arguments}}
+
+
+def _bound(written: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Pair with its arguments put in."""
+    kind, length = written["defined"]["generics"]
+    of = kind["type"]
+    return {
+        "kind": "struct",
+        "fields": [
+            {"name": "first", "type": {"option": of}},
+            {"name": "rest", "type": {"array": [of, int(length["value"])]}},
+        ],
+    }
+
+
 def types(definitions: list[str]) -> st.SearchStrategy[Any]:
     """A type as an IDL writes it; may name any of the given definitions."""
-    leaves: st.SearchStrategy[Any] = SCALARS
-    if definitions:
-        named = st.sampled_from(definitions).map(lambda name: {"defined": {"name": name}})
-        leaves = SCALARS | named
+    pairs = st.tuples(SCALARS, st.integers(0, 3)).map(lambda pair: _fixed(*pair))
+    named = st.sampled_from([*definitions, "Tree"]).map(lambda name: {"defined": {"name": name}})
+    leaves = st.one_of(SCALARS, SCALARS, named, pairs)
     return st.recursive(
         leaves,
         lambda inner: st.one_of(
@@ -73,11 +124,11 @@ def _fields(definitions: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def programs(draw: st.DrawFn) -> tuple[dict[str, Any], Any]:
     """An IDL document with one root type `Root`, and a value of it. The definitions refer only to earlier ones."""
-    document_types: list[dict[str, Any]] = []
+    document_types: list[dict[str, Any]] = list(FIXED_TYPES)
     for index in range(draw(st.integers(0, 4))):
-        body = draw(bodies([t["name"] for t in document_types]))
+        body = draw(bodies([f"T{n}" for n in range(index)]))
         document_types.append({"name": f"T{index}", "type": body})
-    fields = draw(_named([t["name"] for t in document_types]))
+    fields = draw(_named([t["name"] for t in document_types if t not in FIXED_TYPES]))
     document_types.append({"name": "Root", "type": {"kind": "struct", "fields": fields}})
     prefix = list(draw(st.binary(min_size=1, max_size=10)))
     document = {
@@ -108,7 +159,10 @@ def values(written: Any, table: dict[str, Any]) -> st.SearchStrategy[Any]:
         if inner == "u8":
             return st.binary(min_size=length, max_size=length).map(bytes.hex)
         return st.lists(values(inner, table), min_size=length, max_size=length)
-    return _body_values(table[written["defined"]["name"]], table)
+    name = written["defined"]["name"]
+    if name == "Tree":
+        return TREES
+    return _body_values(_bound(written) if name == "Pair" else table[name], table)
 
 
 def _scalar_values(name: str) -> st.SearchStrategy[Any]:
@@ -170,7 +224,8 @@ def oracle(written: Any, value: Any, table: dict[str, Any]) -> bytes:
     if "array" in written:
         inner, _ = written["array"]
         return bytes.fromhex(value) if inner == "u8" else b"".join(oracle(inner, v, table) for v in value)
-    return oracle_body(table[written["defined"]["name"]], value, table)
+    name = written["defined"]["name"]
+    return oracle_body(_bound(written) if name == "Pair" else table[name], value, table)
 
 
 def oracle_body(body: dict[str, Any], value: Any, table: dict[str, Any]) -> bytes:

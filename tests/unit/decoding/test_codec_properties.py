@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from programs.codec import DecodeError, EncodeError, ProgramCodec, compile_idl
-from programs.codec.reference import Reader
+from programs.codec.encode import UNFITTING, compile_encoders
+from programs.codec.reference import Reader, Writer
 from programs.idl import load_idl
 from tests.unit.decoding.strategies import has_coption, oracle_body, programs
 
+# No shrinking: arbitrary IDLs shrink slowly, and what was drawn is printed whole.
 DRAWN = settings(
-    max_examples=40,
+    phases=[Phase.explicit, Phase.generate],
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     database=None,
@@ -236,3 +240,179 @@ def test_a_value_that_does_not_fit_is_refused_with_its_field(written: Any, value
     with pytest.raises(EncodeError, match=words) as caught:
         codec.encode_event("E", {"x": value})
     assert caught.value.path == "E.x"
+
+
+def _writers(codec: ProgramCodec) -> tuple[Any, Any]:
+    """What the generated encoder makes of a value, and what the plain writer does; None where it refuses."""
+    node = codec.layout("event", "Root")
+    assert node is not None
+    generated = compile_encoders({"root": node})[0]["root"]
+
+    def fast(value: Any) -> bytes | None:
+        parts: list[bytes] = []
+        try:
+            generated(value, parts.append)
+        except UNFITTING:
+            return None
+        return b"".join(parts)
+
+    def plain(value: Any) -> bytes | None:
+        writer = Writer()
+        try:
+            writer.write(node, value, "Root")
+        except EncodeError:
+            return None
+        return bytes(writer.out)
+
+    return fast, plain
+
+
+@DRAWN
+@given(programs())
+def test_the_generated_encoder_writes_what_the_plain_one_does(drawn: tuple[dict[str, Any], Any]) -> None:
+    document, value = drawn
+    fast, plain = _writers(_codec(document)[0])
+    assert fast(value) is not None, "a plain value is written without help"
+    assert fast(value) == plain(value)
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.floats()
+    | st.sampled_from(["", "00", "NaN", "A", "x", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "A"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@DRAWN
+@given(programs(), ODD, st.data())
+def test_the_generated_encoder_takes_nothing_that_the_plain_one_refuses(
+    drawn: tuple[dict[str, Any], Any], odd: Any, data: st.DataObject
+) -> None:
+    document, value = drawn
+    fast, plain = _writers(_codec(document)[0])
+    name = data.draw(st.sampled_from(sorted(value)))
+    for wrong in (odd, {**value, name: odd}, {**value, "one more": odd}, {k: v for k, v in value.items() if k != name}):
+        written = fast(wrong)
+        assert written is None or written == plain(wrong)
+
+
+# ---- C layout, against the machine's own ----
+
+C_TYPES: dict[str, Any] = {
+    "u8": ctypes.c_uint8, "i8": ctypes.c_int8, "u16": ctypes.c_uint16, "i16": ctypes.c_int16, "u32": ctypes.c_uint32,
+    "i32": ctypes.c_int32, "u64": ctypes.c_uint64, "i64": ctypes.c_int64, "bool": ctypes.c_bool, "f32": ctypes.c_float,
+    "f64": ctypes.c_double,
+}  # fmt: skip
+
+
+class _Wide(ctypes.LittleEndianStructure):
+    """On the chain 128-bit integers are aligned to 8 bytes, as their halves are here."""
+
+    _fields_ = (("low", ctypes.c_uint64), ("high", ctypes.c_uint64))
+
+
+class _Key(ctypes.LittleEndianStructure):
+    _fields_ = (("bytes", ctypes.c_uint8 * 32),)
+
+
+PARTS: dict[str, Any] = {"u128": _Wide, "i128": _Wide, "pubkey": _Key}
+
+
+@st.composite
+def c_structs(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Definitions of nested zero-copy structs, each with the ctypes structure that has its layout."""
+    definitions: list[dict[str, Any]] = []
+    natives: list[Any] = []
+    for number in range(draw(st.integers(1, 4))):
+        fields: list[dict[str, Any]] = []
+        native_fields: list[tuple[str, Any]] = []
+        for place in range(draw(st.integers(1, 6))):
+            choices = [*C_TYPES, *PARTS, *[f"S{n}" for n in range(number)]]
+            name = draw(st.sampled_from(choices))
+            written: Any = {"defined": {"name": name}} if name.startswith("S") else name
+            native = natives[int(name[1:])] if name.startswith("S") else {**C_TYPES, **PARTS}[name]
+            if draw(st.booleans()):
+                length = draw(st.integers(1, 3))
+                written, native = {"array": [written, length]}, native * length
+            fields.append({"name": f"f{place}", "type": written})
+            native_fields.append((f"f{place}", native))
+        packed = draw(st.sampled_from([None, None, 1, 2, 4, 8]))
+        layout: dict[str, Any] = {"_fields_": native_fields, **({"_pack_": packed} if packed else {})}
+        natives.append(type(f"S{number}", (ctypes.LittleEndianStructure,), layout))
+        shape = {"kind": "c", **({"packed": packed} if packed else {})}
+        body = {"kind": "struct", "fields": fields}
+        definitions.append({"name": f"S{number}", "serialization": "bytemuckunsafe", "repr": shape, "type": body})
+    return definitions, natives
+
+
+def _offsets(native: Any, base: int = 0) -> list[tuple[int, int]]:
+    """Where each scalar of a native structure is, and its size, in the order of the fields."""
+    if native in PARTS.values():
+        return [(base, ctypes.sizeof(native))]
+    if hasattr(native, "_fields_"):
+        return [at for name, kind in native._fields_ for at in _offsets(kind, base + getattr(native, name).offset)]
+    if hasattr(native, "_length_"):
+        size = ctypes.sizeof(native._type_)
+        return [at for n in range(native._length_) for at in _offsets(native._type_, base + n * size)]
+    return [(base, ctypes.sizeof(native))]
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict | list):
+        return [leaf for item in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(item)]
+    return [value]
+
+
+@DRAWN
+@given(c_structs(), st.randoms(use_true_random=False))
+def test_zero_copy_layouts_are_the_machines_own(drawn: tuple[list[dict[str, Any]], list[Any]], chance: Any) -> None:
+    definitions, natives = drawn
+    last = definitions[-1]["name"]
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "types": definitions,
+        "accounts": [{"name": last, "discriminator": [1]}],
+    }
+    codec = compile_idl(load_idl(document))
+    size = ctypes.sizeof(natives[-1])
+    data = bytearray(size)
+    places = _offsets(natives[-1])
+    for at, width in places:
+        # One byte that is a valid boolean, and tells the places apart as far as it can.
+        data[at] = chance.randrange(2) if width == 1 else chance.randrange(256)
+    decoded = codec.decode_account(b"\1" + bytes(data) + b"tail")
+    assert decoded.trailing == 4
+    assert codec.encode_account(last, decoded.data) == b"\1" + bytes(data)
+    leaves = _leaves(_unhexed(decoded.data))
+    assert len(leaves) == len(places)
+    for leaf, (at, width) in zip(leaves, places, strict=True):
+        if isinstance(leaf, bool | int):
+            assert int.from_bytes(data[at : at + width], "little") == leaf % (1 << 8 * width)
+
+
+def _unhexed(value: Any) -> Any:
+    """Arrays of bytes as the lists that they are to C; addresses stay one value."""
+    if isinstance(value, dict):
+        return {name: _unhexed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_unhexed(item) for item in value]
+    is_hex = isinstance(value, str) and len(value) <= 6 and value not in ("NaN",)
+    return list(bytes.fromhex(value)) if is_hex else value
+
+
+@pytest.mark.parametrize("length", [5000, 1 << 40, (1 << 64) - 1])
+def test_arrays_of_any_length_have_an_encoder(length: int) -> None:
+    document = {
+        "metadata": {"name": "n", "version": "0", "spec": "0.1.0"},
+        "events": [{"name": "Root", "discriminator": [1]}],
+        "types": [
+            {"name": "Root", "type": {"kind": "struct", "fields": [{"name": "x", "type": {"array": ["u8", length]}}]}}
+        ],
+    }
+    fast, plain = _writers(compile_idl(load_idl(document)))
+    for value in ({"x": "00"}, {"x": "07" * 5000}):
+        assert fast(value) == plain(value)

@@ -167,3 +167,30 @@ def test_check_names_problems_and_show_shows_the_rest(idl: str, tmp_path: Path) 
         0,
         [{"name": "Put", "discriminator": "0102030405060708", "layout": {"x": "u8"}}],
     )
+
+
+def test_a_file_may_be_laid_out_as_it_likes(idl: str, tmp_path: Path) -> None:
+    one = result("json", frame(P, 1, data_line(1)), [])
+    reply = {"jsonrpc": "2.0", "result": one, "id": 1}
+    texts = [
+        json.dumps(one),
+        json.dumps(one, indent=4),
+        "\n\n" + json.dumps(reply, indent=1),
+        '{ "jsonrpc": "2.0",\n"result":' + json.dumps(one, indent=2) + "}\n",
+        "\ufeff" + json.dumps(one),
+        json.dumps([reply]),
+        json.dumps([reply], indent=2),
+        "[\n" + json.dumps(reply) + "]",
+        json.dumps(one).replace("{", "{\r\n", 1),
+    ]
+    for text in texts:
+        path = tmp_path / "odd.json"
+        path.write_text(text, encoding="utf-8")
+        code, lines, _ = run("decode", "--idl", idl, str(path))
+        assert (code, [line.get("data") for line in lines]) == (0, [{"x": 1}]), text[:60]
+    # A line that was cut takes only itself with it.
+    path.write_text("\n".join([json.dumps(one)[:-9], json.dumps(one), "", "[]", json.dumps([one, one])]))
+    code, lines, _ = run("decode", "--idl", idl, str(path))
+    assert (code, [line.get("data") for line in lines]) == (1, [None, {"x": 1}, {"x": 1}, {"x": 1}])
+    code, lines, _ = run("decode", "--idl", idl, given=path.read_bytes())
+    assert (code, [line.get("data") for line in lines]) == (1, [None, {"x": 1}, {"x": 1}, {"x": 1}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,13 +125,53 @@ def test_a_cut_keeps_what_stands_before_it_and_recovers_calls_behind_it() -> Non
 def test_what_was_not_recorded_is_said_and_not_guessed() -> None:
     assert extract(seen(None, [self_cpi(0, 0, 3)]), CODECS).incomplete == "no logs"
     assert got(extract(seen(None, [self_cpi(0, 0, 3)]), CODECS).events) == [(3, (0, 0))]
-    found = extract(seen(frame(P, 1, data_line(1)), no_inner=True), CODECS)
+    found = extract(seen(frame(P, 1, data_line(1), *frame(P, 2)), no_inner=True), CODECS)
     assert (got(found.events), found.incomplete) == ([(1, (1,))], "no inner instructions")
     assert (
         extract(seen(frame(P, 1), [self_cpi(0, 0, 1)], keys=None), CODECS).incomplete == "unknown transaction version"
     )
+    # An empty list is what a node gives that kept none: a program that ran leaves lines.
+    assert extract(seen([]), CODECS).incomplete == "no logs"
+    # The program of a tagged call is a loaded address, and the reply does not say which.
+    far = [call(0, 0, 2), InnerInstruction(0, 1, 9, b"\x08", self_cpi(0, 0, 1).data, 3)]
+    assert extract(seen(frame(P, 1), far), CODECS).incomplete == "unknown addresses"
     # The program is not among the keys: it did not run, so nothing of it is missing.
     assert extract(seen(None, keys=(KEYS[0], KEYS[2])), CODECS).incomplete is None
+
+
+def test_what_is_certain_all_the_same_is_not_called_incomplete() -> None:
+    # Whole logs show that the program never called itself: no event can hide in what was not recorded.
+    found = extract(seen(frame(P, 1, data_line(1), *frame(Q, 2, *frame(P, 3))), no_inner=True), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (1,))], None)
+    # Every instruction is known and none is the program's: it was an account of the transaction and did not run.
+    assert extract(seen(["Log truncated"], [call(0, 0, 2)], outer=(2,)), CODECS).incomplete is None
+    assert extract(seen(["Log truncated"], [call(0, 0, 1)], outer=(2,)), CODECS).incomplete == "truncated logs"
+    assert extract(seen(["Log truncated"], outer=(2,), no_inner=True), CODECS).incomplete == "truncated logs"
+
+
+def test_failed_closes_a_frame_as_success_does() -> None:
+    failed = [f"Program {Q} invoke [2]", "Program log: x", f"Program {Q} failed: custom program error: 0x1"]
+    found = extract(seen(frame(P, 1, *failed, data_line(1)), [call(0, 0, 2)]), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (4,))], None)
+    # The reason is the runtime's text, and may hold newlines and a frame of its own.
+    odd = [f"Program {Q} invoke [2]", f"Program {Q} failed: a\nProgram {Q} success\n consumed 1 units"]
+    assert extract(seen(frame(P, 1, *odd, data_line(1)), [call(0, 0, 2)]), CODECS).incomplete is None
+
+
+def test_fields_of_one_line_belong_together() -> None:
+    first, second = event(7)[:5], event(7)[5:]
+    line = f"Program data: {base64.b64encode(first).decode()} {base64.b64encode(second).decode()}"
+    found = extract(seen(frame(P, 1, line)), CODECS)
+    assert [(e.data, e.raw) for e in found.events] == [({"x": 7}, event(7))]
+
+
+def test_frames_may_be_as_deep_as_the_runtime_allows() -> None:
+    logs = [data_line(1)]
+    for depth in range(9, 0, -1):
+        logs = frame(P if depth % 2 else Q, depth, *logs)
+    calls = [call(0, n, 2 if n % 2 == 0 else 1, n + 2) for n in range(8)]
+    found = extract(seen(logs, calls), CODECS)
+    assert (got(found.events), found.incomplete) == ([(1, (9,))], None)
 
 
 @pytest.mark.parametrize(
@@ -215,4 +257,5 @@ def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> No
     shortened = extract(seen([*logs[:cut], "Log truncated", *logs[cut + 1 :]], calls, outer=tuple(tops)), CODECS)
     cpi_events = sum(c.data[:1] == b"\xe4" for c in calls)
     assert sum(isinstance(e.source, InnerSource) for e in shortened.events) == cpi_events
-    assert shortened.incomplete == "truncated logs"
+    ran = 1 in tops or any(c.program_id_index == 1 for c in calls)
+    assert shortened.incomplete == ("truncated logs" if ran else None)

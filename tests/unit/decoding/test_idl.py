@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from programs.codec import DecodeError, Unservable, compile_idl
-from programs.idl import Idl, IdlError, load_idl, snake_case
+from programs.idl import Idl, IdlError, load_idl, rust_type, snake_case, snake_cases
 
 
 def new(types: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_an_undefined_type_takes_only_its_own_place_with_it() -> None:
         }
     ]
     idl = load_idl(event([{"name": "c", "type": {"defined": {"name": "Choice"}}}], types))
-    assert [p.path for p in idl.problems if p.severity == "error"] == ["$.types[1]"]
+    assert [p.path for p in idl.problems if p.severity == "error"] == ["$.types[1].type.variants[1].fields[0].defined"]
     codec = compile_idl(idl)
     assert codec.decode_event(b"\1\0\7").data == {"c": {"Good": [7]}}
     with pytest.raises(Unservable, match=r"E\.c\.Bad\.0: type 'x::Gone' is nowhere defined at byte 2"):
@@ -331,3 +331,77 @@ def test_any_dirt_is_loaded_and_compiled(
     codec = compile_idl(idl)
     assert codec.decode_event(b"\xfa\xfa\xfa\xfa\x07").data == {"x": 7}
     codec.unservable()
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("(u8,u16)", {"tuple": ["u8", "u16"]}),
+        ("std::collections::HashMap<String,Vec<u8>>", {"hashMap": ["String", "bytes"]}),
+        ("&'info [u8]", "bytes"),
+        ("&mut [u16;3]", {"array": ["u16", 3]}),
+        ("Option<Box<state::Kind>>", {"option": {"defined": "state::Kind"}}),
+        ("Vec<(Pubkey,Option<&'static str>)>", {"vec": {"tuple": ["Pubkey", {"option": "string"}]}}),
+        ("Fee<u8>", None),
+        ("Vec<", None),
+        ("(u8", None),
+        ("[u8; N]", None),
+        ("<" * 400, None),
+        ("(" * 5000, None),
+    ],
+)
+def test_rust_text_is_read_or_left_alone(text: str, written: Any) -> None:
+    assert rust_type(text) == written
+
+
+def test_every_place_that_names_an_undefined_type_is_said() -> None:
+    gone = {"defined": {"name": "external::MyStruct"}}
+    own = {"name": "MyStruct", "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}}
+    idl = load_idl(event([{"name": "a", "type": gone}, {"name": "b", "type": {"vec": {"option": gone}}}], [own]))
+    # A type of the same last name is another type: since 0.30 paths are written where types are defined, too.
+    assert said(idl) == [
+        ("$.types[0].type.fields[0].type.defined", "error"),
+        ("$.types[0].type.fields[1].type.vec.option.defined", "error"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("init1", ["init1", "init_1"]),
+        ("swapV2", ["swap_v2", "swap_v_2"]),
+        ("plain", ["plain"]),
+        ("a1B2", ["a1_b2", "a_1_b2", "a1_b_2", "a_1_b_2"]),
+    ],
+)
+def test_spellings_of_a_function(name: str, spellings: list[str]) -> None:
+    assert snake_cases(name) == spellings
+
+
+def test_names_are_kept_as_written_wherever_they_can_be() -> None:
+    fields = [{"name": n, "type": "u8"} for n in ("a", "a", "a_2", "myField", "my_field")]
+    box = {
+        "name": "Box",
+        "generics": [{"kind": "type", "name": "T"}],
+        "type": {"kind": "struct", "fields": [{"generic": "T"}]},
+    }
+    fields.append({"name": "box", "type": {"defined": {"name": "Box"}}})  # type: ignore[dict-item]
+    idl = load_idl(event(fields, [box, {"name": "box_", "type": {"kind": "struct"}}]))
+    assert said(idl) == [
+        ("$.types[0].type.fields[1]", "warning"),
+        ("$.types[0].type.fields[4]", "warning"),
+        ("$.types[2]", "warning"),
+        ("$.types[0].type.fields[5].type.defined", "error"),
+    ]
+    body = idl.events[0].type.body
+    assert [field.name for field in getattr(body, "fields", ())] == ["a", "a_3", "a_2", "myField", "my_field", "box"]
+
+
+def test_bytes_by_a_generic_are_bytes() -> None:
+    argument = [{"kind": "type", "type": "u8"}, {"kind": "const", "value": "2"}]
+    codec = compile_idl(
+        load_idl(event([{"name": "b", "type": {"defined": {"name": "Box", "generics": argument}}}], GENERICS))
+    )
+    value = {"b": {"items": "0105", "raw": "0102"}}
+    assert codec.decode_event(b"\1\1\5\1\2").data == value
+    assert codec.encode_event("E", value) == b"\1\1\5\1\2"

@@ -18,7 +18,7 @@ _chain = Chain(DevNodeConfig(slot_ms=0), 1_700_000_000)
 _service = RpcService(_chain, FaultEngine(0))
 _pubsub = PubSub(_chain, _service, FaultEngine(0))
 _chain.finish_slot(1_700_000_001)
-_JSON_RPC_CODES = {-32700, -32600, -32601, -32602, -32002, -32004, -32001, -32015, -32016, -32020}
+_JSON_RPC_CODES = {-32700, -32600, -32601, -32602, -32002, -32004, -32008, -32001, -32015, -32016, -32020}
 
 leaves = (
     st.none()

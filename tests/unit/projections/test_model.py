@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from programs.errors import UserError
@@ -117,6 +117,7 @@ def test_bytes_that_do_not_decode_park_their_room() -> None:
 _EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("rs"), st.integers(-1, 9)), max_size=40)
 
 
+@settings(deadline=None)
 @given(_EVENTS, st.data())
 def test_how_the_history_is_cut_into_batches_does_not_matter(
     items: list[tuple[str, str, int]], data: st.DataObject
@@ -134,6 +135,7 @@ def test_how_the_history_is_cut_into_batches_does_not_matter(
     assert found == parked
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text() | st.integers() | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_clean_leaves_no_nul_and_nothing_else_changed(value: Any) -> None:
     cleaned = clean(value)

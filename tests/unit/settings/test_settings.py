@@ -90,3 +90,14 @@ def test_two_programs_of_one_name_are_refused(tmp_path: Path) -> None:
 )
 def test_the_socket_is_derived_as_the_solana_cli_does(http: str, ws: str) -> None:
     assert derived_ws_url(http) == ws
+
+
+def test_a_wrong_entry_of_several_idls_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "indexer.toml"
+    program = (
+        '[[programs]]\nname = "x"\naddress = "11111111111111111111111111111111"\nidl = [{ path = "a", from_slt = 3 }]\n'
+    )
+    file.write_text(program)
+    with pytest.raises(UserError) as caught:
+        load(str(file))
+    assert str(caught.value) == "'from_slt' is not a setting (in programs.0.idl.0); take it out or mend its name"

@@ -1,0 +1,96 @@
+"""Every request of the corpus, asked of every node, gets the reply that a real node gave when it was recorded.
+
+So the real node is held against its recording, the development node against the real one. What differs and stays is in known.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from programs import devnode
+from tests.fidelity import harm, http_forms, recorded, sockets
+from tests.fidelity.corpus import CALLS
+from tests.fidelity.known import KNOWN, Known, differences, unexpected
+from tests.fidelity.world import World
+
+_METHODS = sorted({call.method for call in CALLS})
+
+
+def _wrong(world: World, request: str, expected: Any, got: Any) -> list[str]:
+    if world.node.handle is not None:
+        return unexpected(request, expected, got, set())
+    return [f"{request[:200]}\n    {leaf!r:.1500}" for leaf in differences(expected, got)]
+
+
+def _none(lines: list[str]) -> None:
+    assert not lines, f"{len(lines)} differences\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize("method", _METHODS)
+def test_calls(world: World, method: str) -> None:
+    wrong = []
+    for call in (call for call in CALLS if call.method == method):
+        wrong += _wrong(world, call.name, recorded.load(call.group)[call.name], recorded.ask(world, call))
+    _none(wrong)
+
+
+def test_http_forms(world: World) -> None:
+    wrong = []
+    for name, form in http_forms.FORMS.items():
+        wrong += _wrong(world, name, recorded.load("http")[name], http_forms.answer_to(world, form))
+    _none(wrong)
+
+
+def test_subscription_requests(world: World) -> None:
+    wrong = []
+    for name, reply in sockets.replies(world).items():
+        wrong += _wrong(world, name, recorded.load("subscriptions")[name], reply)
+    _none(wrong)
+
+
+def test_frames(world: World) -> None:
+    wrong = []
+    for frame in sockets.FRAMES:
+        wrong += _wrong(world, frame, recorded.load("frames")[frame], sockets.reply_to_frame(world, frame))
+    _none(wrong)
+
+
+@pytest.mark.parametrize("ask", [harm.http_replies, harm.socket_replies])
+def test_harmed_requests(world: World, ask: Callable[[World], dict[str, Any]]) -> None:
+    wrong = []
+    requests = dict([*harm.http_requests(), *harm.socket_requests()])
+    for name, reply in ask(world).items():
+        wrong += _wrong(world, f"{name} {requests[name]}", recorded.load("harmed")[name], reply)
+    _none(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(sockets.SCENARIOS))
+def test_scenarios(world: World, name: str) -> None:
+    _none(_wrong(world, name, recorded.load("scenarios")[name], sockets.SCENARIOS[name](world)))
+
+
+def test_every_known_difference_is_one_and_has_its_row(devnode_world: World) -> None:
+    used: set[Known] = set()
+    for call in CALLS:
+        unexpected(call.name, recorded.load(call.group)[call.name], recorded.ask(devnode_world, call), used)
+    for frame in sockets.FRAMES:
+        unexpected(frame, recorded.load("frames")[frame], sockets.reply_to_frame(devnode_world, frame), used)
+    idle = [known for known in KNOWN if known not in used]
+    assert not idle, f"no difference any more, take it out: {idle}"
+    table = (Path(devnode.__file__).parent / "README.md").read_text()
+    untold = [known.row for known in KNOWN if known.row not in table]
+    assert not untold, f"not in README.md: {untold}"
+
+
+def test_nothing_recorded_is_left_over() -> None:
+    for group in ("place", "accounts", "ledger", "sending", "cluster"):
+        assert set(recorded.load(group)) == {call.name for call in CALLS if call.group == group}, group
+    assert set(recorded.load("http")) == set(http_forms.FORMS)
+    assert set(recorded.load("subscriptions")) == {call.name for call in sockets.REQUESTS}
+    assert set(recorded.load("frames")) == set(sockets.FRAMES)
+    assert len(recorded.load("harmed")) == len(harm.http_requests()) + len(harm.socket_requests())
+    assert set(recorded.load("scenarios")) == set(sockets.SCENARIOS)

@@ -1,0 +1,61 @@
+"""A short portion of the campaign: every fault alone once, and all together twice, over two seeds. `make faults` runs it at length."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.integration.devnode import campaign
+from tests.integration.devnode.campaign import ALONE, Stage, ledger_differences, phases, table_differences, walk
+
+NAMES = sorted(ALONE)
+
+
+@pytest.mark.parametrize(("seed", "names"), [(101, NAMES[::2]), (102, NAMES[1::2])], ids=["half", "other-half"])
+def test_the_tables_equal_the_model_and_the_ledger_the_blocks_after_every_fault(
+    db: str, seed: int, names: list[str]
+) -> None:
+    stage = Stage(db, seed)
+    found = asyncio.run(stage.run(phases(names)))
+    assert [(phase.name, phase.wrong[:3]) for phase in found if phase.wrong] == []
+    assert [phase.name for phase in found] == [*names, "all together", "at the end"]
+    assert sum(phase.transactions for phase in found) > 300
+    # What finds nothing above can find something: a tally, a row and a line of the ledger too many or too few.
+    model = stage.base
+    assert table_differences(db, model) == []
+    next(iter(model.questions.values()))["tallies"][0] += 1
+    model.votes.pop(next(iter(model.votes)))
+    first, second = table_differences(db, model)
+    assert "tallies" in first
+    assert second.endswith("only in the table")
+    assert "extra" in ledger_differences(db, 0, stage.read_to, [])[0]
+
+
+def test_a_fault_that_never_strikes_is_a_finding(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "STEPS_MAX", 12)
+    found = asyncio.run(Stage(db, 103).run({"nothing": {"late-blocks": "0"}}))
+    assert found[0].wrong == ["never struck: late-blocks"]
+    assert found[-1].wrong == []
+
+
+def test_the_walk_sees_what_the_blocks_hold(db: str) -> None:
+    """The rival of the ledger is no copy of it: it reads the node alone."""
+
+    async def count() -> tuple[int, int]:
+        stage = Stage(db, 104)
+        async with stage.node:
+            for wallet in stage.story.wallets:
+                stage.node.chain.airdrop(wallet.pubkey(), 10**12)
+            await stage.node.advance()
+            phase = campaign.Phase("quiet")
+            while phase.transactions < 10:
+                stage._slot(phase)
+                await stage.node.advance()
+            client = campaign.Node(stage.node.rpc_url)
+            rows = await walk(client, 0, stage.node.chain.tip.slot)
+            await client.close()
+            return len(rows), phase.transactions
+
+    walked, landed = asyncio.run(count())
+    assert walked == landed
