@@ -112,6 +112,7 @@ class Sealer:
         self._policy = policy
         self._cursors = dict(cursors)
         self._blocks: dict[Slot, Block] = {}
+        self._parents: dict[Slot, Slot] = {}
         self._forgeries: list[Forgery] = []
         self._recent_rows = 0
         self._tip = Slot(-1)
@@ -147,6 +148,7 @@ class Sealer:
         """
         self.tally.ticks += 1
         self._blocks.clear()
+        self._parents.clear()
         try:
             outcome = yield from self._tick(hint, upto)
         except WalkBroken as broken:
@@ -211,6 +213,7 @@ class Sealer:
         return "signatures" if expected else "none"
 
     def _keep(self, block: Block) -> None:
+        self._parents[block.slot] = block.parent_slot
         if block.contents is not None:
             self.tally.blocks_full += 1
         else:
@@ -281,7 +284,9 @@ class Sealer:
 
     def _seal_chunk(self, chunk: _Chunk, tip: Slot) -> Routine:
         total = 0
-        slots = sorted({*chunk.listed, *self._suspicious(chunk)})
+        # A block that was read whole is the truth of its slot, also where the lists say nothing of it.
+        read = [slot for slot in self._blocks if self._has_contents(slot) and self.sealed < slot <= chunk.upper]
+        slots = sorted({*chunk.listed, *self._suspicious(chunk), *read})
         while True:
             group: list[Slot] = []
             hits = 0
@@ -372,6 +377,8 @@ class Sealer:
         for slot in slots:
             entries = chunk.listed.get(slot)
             if not entries:
+                if self._has_contents(slot):
+                    whole.append(slot)
                 continue
             many = len(entries) >= self._policy.block_hits_min
             unordered = any(entry.transaction_index is None for entry in entries.values())
@@ -412,8 +419,8 @@ class Sealer:
                     assert isinstance(reply, Failure)
                     if reply.code == BLOCK_CLEANED_UP:
                         return Unproven(f"the node has pruned slot {slot}: {reply.message}")
-                    if skipped_is_empty and reply.code is not None:
-                        # Below a served barrier a slot without a block holds nothing, whatever the socket said of it.
+                    if skipped_is_empty and reply.code is not None and (yield from self._is_skipped(slot)):
+                        # A slot without a block holds nothing, whatever the socket said of it.
                         continue
                     again.append(slot)
                     why = reply.message
@@ -422,6 +429,18 @@ class Sealer:
             missing = again
             yield self._pause(attempt, "block")
         return Unproven(f"the block of slot {missing[0]} is not served: {why}")
+
+    def _is_skipped(self, slot: Slot) -> Generator[Request, Reply, bool]:
+        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the next block's parent tells."""
+        for at in range(slot + 1, max(self._parents, default=slot) + 1):
+            after = Slot(at)
+            if after not in self._parents:
+                reply = yield GetBlock(after, "none", self._policy.commitment)
+                if not isinstance(reply, Block):
+                    continue
+                self._keep(reply)
+            return self._parents[after] < slot
+        return False
 
     def _fetch_single(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
         entries = [entry for slot in slots for entry in chunk.listed[slot].values()]
