@@ -89,6 +89,14 @@ class Auditor:
         target = Slot(min(reply, sealed, upto if upto is not None else reply))
         if target <= self.finalized:
             return Done(self.finalized)
+        walks = {
+            address: SignatureWalk(address, cursor, target, "finalized")
+            for address, cursor in self._cursors.items()
+            if cursor < target
+        }
+        for walk in walks.values():
+            yield from walk.descend()
+        # Asked after the lists: what is there now was there while they were read.
         reply = yield GetFirstAvailable()
         if not isinstance(reply, int):
             return Unproven(f"the node's first available block can't be read: {_message(reply)}")
@@ -98,13 +106,6 @@ class Auditor:
                 f"the node's history begins at slot {reply}, but slot {self.finalized + 1} is the next to compare at finalized",
                 f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
             )
-        walks = {
-            address: SignatureWalk(address, cursor, target, "finalized")
-            for address, cursor in self._cursors.items()
-            if cursor < target
-        }
-        for walk in walks.values():
-            yield from walk.descend()
         late = retracted = 0
         complete = {address: self._cursors[address] for address in walks}
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}

@@ -181,9 +181,6 @@ class Sealer:
         target = Slot(min(target, tip))
         if target <= self.sealed:
             return Done(self.sealed)
-        halted = yield from self._history_is_there(target)
-        if halted is not None:
-            return halted
         return (yield from self._seal_to(target, tip))
 
     def _barrier(self, tip: Slot) -> Generator[Request, Reply, Block | Unproven]:
@@ -252,6 +249,10 @@ class Sealer:
         for walk in walks.values():
             yield from walk.descend()
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
+        # Asked after the lists: what is there now was there while they were read. The other way round, pruning in between leaves a hole.
+        halted = yield from self._history_is_there(target)
+        if halted is not None:
+            return halted
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}
         complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
         rows = 0

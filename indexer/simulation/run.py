@@ -159,8 +159,12 @@ class Simulation:
         self._act(self._writer)
 
     def _act(self, writer: _Writer) -> None:
+        self._guarded(writer, lambda: self._step(writer))
+
+    def _guarded(self, writer: _Writer, work: Callable[[], None]) -> None:
+        """Whatever ends a writer ends it here, and another one takes over."""
         try:
-            self._step(writer)
+            work()
         except Crash:
             self._say("the process dies")
             self._bury(writer)
@@ -358,15 +362,13 @@ class Simulation:
 
     def _finish_round(self, writer: _Writer) -> None:
         while writer is self._writer and (writer.sealing is not None or writer.auditing is not None):
-            try:
-                for name in ("sealing", "auditing"):
-                    task: _Task | None = getattr(writer, name)
-                    if task is not None and self._advance_task(writer, task):
-                        setattr(writer, name, None)
-            except Moved:
-                if not writer.unsure:
-                    raise
-                self._bury(writer)
+            self._guarded(writer, lambda: self._finish_turn(writer))
+
+    def _finish_turn(self, writer: _Writer) -> None:
+        for name in ("sealing", "auditing"):
+            task: _Task | None = getattr(writer, name)
+            if task is not None and self._advance_task(writer, task):
+                setattr(writer, name, None)
 
     def _count(self, writer: _Writer) -> None:
         tally = writer.sealer.notifications.tally
