@@ -411,17 +411,6 @@ def losing_page_boundary(monkeypatch: Any) -> None:
     monkeypatch.setattr(walk, "PAGE_MAX", 3)
 
 
-def believing_an_empty_page(monkeypatch: Any) -> None:
-    """The walk takes an old node's empty page for the end of the list."""
-
-    def trusting(self: walk.SignatureWalk, before: str) -> Routine:
-        return None
-        yield
-
-    monkeypatch.setattr(walk.SignatureWalk, "_confirm_known", trusting)
-    monkeypatch.setattr(walk, "PAGE_MAX", 3)
-
-
 def any_block_is_alive(monkeypatch: Any) -> None:
     """The auditor retracts nothing that any block, finalized or not, still shows."""
 
@@ -438,4 +427,4 @@ def any_block_is_alive(monkeypatch: Any) -> None:
     monkeypatch.setattr(finality.Auditor, "_truly_foreign", kept)
 
 
-PATCHES = (losing_page_boundary, believing_an_empty_page, any_block_is_alive)
+PATCHES = (losing_page_boundary, any_block_is_alive)

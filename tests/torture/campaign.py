@@ -210,9 +210,9 @@ class Campaign:
         leader, other = self.daemon, self.standby
         until(leader.ready, 60, "the leader")
         other.start()
-        time.sleep(2)
         try:
             for _ in range(rounds):
+                until(other.standing_by, 60, "the standby to stand by")
                 self.pause(0.5, 2.0)
                 epoch = self._epoch()
                 leader.signal(signal.SIGSTOP)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -197,6 +198,16 @@ class Daemon:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as reply:
                 return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def standing_by(self) -> bool:
+        """Whether it waits for the lease that another one has."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2):
+                return False
+        except urllib.error.HTTPError as error:
+            return b"standby" in error.read()
         except OSError:
             return False
 
