@@ -57,10 +57,11 @@ class Outcome:
 class Campaign:
     """The stage and the things that are done on it. Each `fault_…` tortures for some rounds and returns how often it struck."""
 
-    def __init__(self, stage: Stage, seed: int, rate: float) -> None:
+    def __init__(self, stage: Stage, seed: int, rate: float, hurry: float = 1.0) -> None:
         self.stage = stage
         self.rng = random.Random(seed)
         self.rate = rate
+        self.hurry = hurry
         self.seed = seed
         self.crowds = 0
         self.verified = 0
@@ -90,7 +91,7 @@ class Campaign:
 
     def pause(self, low_s: float, high_s: float) -> None:
         """Some time of the seed's choice."""
-        time.sleep(self.rng.uniform(low_s, high_s))
+        time.sleep(self.rng.uniform(low_s, high_s) * self.hurry)
 
     # ---- faults ----
 
@@ -208,11 +209,11 @@ class Campaign:
         """The leader is stopped; a standby takes over; the sleeper wakes and finds itself a standby."""
         worst = 0.0
         leader, other = self.daemon, self.standby
-        until(leader.ready, 60, "the leader")
+        until(leader.ready, 180, "the leader")
         other.start()
         try:
             for _ in range(rounds):
-                until(other.standing_by, 60, "the standby to stand by")
+                until(other.standing_by, 180, "the standby to stand by")
                 self.pause(0.5, 2.0)
                 epoch = self._epoch()
                 leader.signal(signal.SIGSTOP)
@@ -222,12 +223,12 @@ class Campaign:
                 self.pause(0.0, 1.0)
                 leader.signal(signal.SIGCONT)
                 leader, other = other, leader
-                until(leader.ready, 60, "the new leader")
+                until(leader.ready, 180, "the new leader")
         finally:
             for daemon in (leader, other):
                 daemon.signal(signal.SIGCONT)
             self.standby.stop()
-        until(self.daemon.ready, 60, "the first daemon to lead again")
+        until(self.daemon.ready, 180, "the first daemon to lead again")
         self.note = f"takeover after {worst:.1f} s at most"
         if worst > TAKEOVER_S_MAX:
             raise AssertionError(f"a takeover took {worst:.1f} s")
@@ -246,7 +247,7 @@ class Campaign:
                 self._copy_database(direct, small.dsn)
                 self.daemon.dsn = small.dsn
                 self.daemon.start()
-                until(self.daemon.ready, 60, "the daemon on the small disk")
+                until(self.daemon.ready, 180, "the daemon on the small disk")
                 for _ in range(rounds):
                     self.pause(0.5, 2.0)
                     before = self.failures()
@@ -381,11 +382,12 @@ def play(
     only: tuple[str, ...],
     say: Callable[[str], None],
     check_once: bool = False,
+    hurry: float = 1.0,
 ) -> list[Outcome]:
-    """The whole campaign. `check_once` compares at the end only."""
+    """The whole campaign. `check_once` compares at the end only; `hurry` is a factor of all pauses."""
     outcomes: list[Outcome] = []
     with Stage(say) as stage:
-        campaign = Campaign(stage, seed, rate)
+        campaign = Campaign(stage, seed, rate, hurry)
         crowd: subprocess.Popen[bytes] | None = None
         for name in only:
             outcome = Outcome(name)
