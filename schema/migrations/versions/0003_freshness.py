@@ -1,7 +1,7 @@
 """What is projected while a batch waits: everything before the first slot of the first batch that no row was taken of.
 
 Revision ID: 0003
-Revises: 0001
+Revises: 0002
 
 The view took one slot off whatever the projection had reached, as if it always stood in the middle of it: while a slot was being projected, the
 tables seemed two slots behind, and -1 before the first batch. Rows that are found late or backfilled wait too, but hide nothing newer: for them
@@ -13,7 +13,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
