@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup check test unit integration faults bench demo lock clean
+.PHONY: help setup check test unit integration faults torture test-node load simulate bench demo lock clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,19 @@ faults: $(READY) ## every fault alone and all together, tables against the model
 
 demo: $(READY) ## the whole thing moving on this machine (KEEP=1 stays up)
 	@$(BIN)/python -m indexer demo $(if $(KEEP),--keep)
+
+torture: $(READY) ## kill, stop, cut, fill up, deadlock under load, and compare everything (KILLS=200 ROUNDS=10 SEED=1)
+	@$(BIN)/python -m tests.torture.campaign --kills $(or $(KILLS),200) --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+
+test-node: $(READY) ## the whole path on a real validator, named by SOLANA_TEST_VALIDATOR
+	@test -n "$(SOLANA_TEST_VALIDATOR)" || { echo "SOLANA_TEST_VALIDATOR is not set; run: make test-node SOLANA_TEST_VALIDATOR=/path/to/solana-test-validator"; exit 2; }
+	@SOLANA_TEST_VALIDATOR="$(SOLANA_TEST_VALIDATOR)" $(BIN)/python -m tests.node.campaign
+
+load: $(READY) ## how far the tables are behind at 100 transactions a second, and what that costs (RATE=100)
+	@$(BIN)/python -m tests.torture.load --rate $(or $(RATE),100)
+
+simulate: $(READY) ## 10,000 seeded histories against the model (RUNS=10000 SEED=1)
+	@$(BIN)/python -m indexer simulate --seed $(or $(SEED),1) --runs $(or $(RUNS),10000)
 
 bench: $(READY) ## speed, as ratios against floors of the same run
 	@for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; done

@@ -361,8 +361,12 @@ class Daemon:
                     await asyncio.wait({main}, timeout=self._left() / 2)
                     break
         finally:
-            for task in (main, *others):
-                task.cancel()
+            # Again and again: before Python 3.12 `wait_for` swallows a cancellation that comes together with what it waits for, as under load.
+            left = {main, *others}
+            while left:
+                for task in left:
+                    task.cancel()
+                _, left = await asyncio.wait(left, timeout=0.5)
             await asyncio.gather(main, *others, return_exceptions=True)
 
     async def _supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -99,6 +99,10 @@ def index_decoded(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
 def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
     """An index for each scope field."""
     for scope in scopes:
+        # IF NOT EXISTS locks the table before it looks: a standby that starts would wait for the leader's open transaction.
+        known = "SELECT FROM pg_indexes WHERE schemaname = %s AND tablename = 'decoded' AND indexname = %s"
+        if conn.execute(known, (schema, f"decoded_by_{scope}"[:60])).fetchone() is not None:
+            continue
         statement = "CREATE INDEX IF NOT EXISTS {} ON {}.decoded ((data ->> {}), slot, transaction_index, event_index)"
         name = sql.Identifier(f"decoded_by_{scope}"[:60])
         conn.execute(sql.SQL(statement).format(name, sql.Identifier(schema), sql.Literal(scope)))

@@ -99,6 +99,14 @@ class Auditor:
         target = Slot(min(tip, sealed, upto if upto is not None else tip))
         if target <= self.finalized:
             return Done(self.finalized)
+        walks = {
+            address: SignatureWalk(address, cursor, target, "finalized", barrier=Slot(tip))
+            for address, cursor in self._cursors.items()
+            if cursor < target
+        }
+        for walk in walks.values():
+            yield from walk.descend()
+        # Asked after the lists: what is there now was there while they were read.
         reply = yield GetFirstAvailable()
         if not isinstance(reply, int):
             return Unproven(f"the node's first available block can't be read: {_message(reply)}")
@@ -108,13 +116,6 @@ class Auditor:
                 f"the node's history begins at slot {reply}, but slot {self.finalized + 1} is the next to compare at finalized",
                 f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
             )
-        walks = {
-            address: SignatureWalk(address, cursor, target, "finalized", barrier=Slot(tip))
-            for address, cursor in self._cursors.items()
-            if cursor < target
-        }
-        for walk in walks.values():
-            yield from walk.descend()
         late = retracted = 0
         complete = {address: self._cursors[address] for address in walks}
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}

@@ -149,6 +149,7 @@ class Sealer:
         self._policy = policy
         self._cursors = dict(cursors)
         self._blocks: dict[Slot, Block] = {}
+        self._parents: dict[Slot, Slot] = {}
         self._forgeries: list[Forgery] = []
         self._recent_rows = 0
         self._tip = Slot(-1)
@@ -199,6 +200,7 @@ class Sealer:
         """
         self.tally.ticks += 1
         self._blocks.clear()
+        self._parents.clear()
         try:
             outcome = yield from self._tick(hint, upto)
         except WalkBroken as broken:
@@ -231,9 +233,6 @@ class Sealer:
         target = Slot(min(target, tip))
         if target <= self.sealed:
             return Done(self.sealed)
-        halted = yield from self._history_is_there(target)
-        if halted is not None:
-            return halted
         return (yield from self._seal_to(target, tip))
 
     def _barrier(self, tip: Slot) -> Generator[Request, Reply, Block | Unproven]:
@@ -279,6 +278,7 @@ class Sealer:
             self._blocks.pop(slot, None)
             self.tally.unfit_blocks += 1
             return False
+        self._parents[block.slot] = block.parent_slot
         if block.contents is not None:
             self.tally.blocks_full += 1
             if block.size:
@@ -323,6 +323,10 @@ class Sealer:
         if isinstance(witness, Unproven):
             return witness
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
+        # Asked after the lists: what is there now was there while they were read. The other way round, pruning in between leaves a hole.
+        halted = yield from self._history_is_there(target)
+        if halted is not None:
+            return halted
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}
         complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
         rows = 0
@@ -386,7 +390,9 @@ class Sealer:
 
     def _seal_chunk(self, chunk: _Chunk, tip: Slot) -> Routine:
         total = 0
-        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed()})
+        # A block that was read whole is the truth of its slot, also where the lists say nothing of it.
+        read = [slot for slot in self._blocks if self._has_contents(slot) and self.sealed < slot <= chunk.upper]
+        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed(), *read})
         while True:
             group: list[Slot] = []
             hits = 0
@@ -574,7 +580,7 @@ class Sealer:
         single: list[Slot] = []
         for slot in slots:
             entries = chunk.listed.get(slot)
-            if slot in disputed or (entries and self._has_contents(slot)):
+            if slot in disputed or self._has_contents(slot):
                 whole.append(slot)
                 continue
             open_ = [entry for entry in (entries or {}).values() if (slot, entry.signature) not in chunk.settled]
@@ -620,8 +626,8 @@ class Sealer:
                     assert isinstance(reply, Failure)
                     if reply.code == BLOCK_CLEANED_UP:
                         return Unproven(f"the node has pruned slot {slot}: {reply.message}")
-                    if skipped_is_empty and reply.code is not None:
-                        # Below a served barrier a slot without a block holds nothing, whatever the socket said of it.
+                    if skipped_is_empty and reply.code is not None and (yield from self._is_skipped(slot)):
+                        # A slot without a block holds nothing, whatever the socket said of it.
                         continue
                     again.append(slot)
                     why = reply.message
@@ -630,6 +636,17 @@ class Sealer:
             missing = again
             yield self._pause(attempt, "block")
         return Unproven(f"the block of slot {missing[0]} is not served: {why}")
+
+    def _is_skipped(self, slot: Slot) -> Generator[Request, Reply, bool]:
+        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the next block's parent tells."""
+        for at in range(slot + 1, max(self._parents, default=slot) + 1):
+            after = Slot(at)
+            if after not in self._parents:
+                reply = yield GetBlock(after, "none", self._policy.commitment)
+                if not isinstance(reply, Block) or not self._keep(reply, after):
+                    continue
+            return self._parents[after] < slot
+        return False
 
     def _fetch_single(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
         settled = chunk.settled

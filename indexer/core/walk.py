@@ -48,7 +48,10 @@ class WalkBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Page:
+    """A page and how to ask it again. `joint` is the last entry of the next newer page: the reply must begin with it."""
+
     before: str | None
+    joint: str | None
     above: Slot | None
     limit: int
     entries: tuple[Listed, ...] | None
@@ -83,20 +86,21 @@ class SignatureWalk:
     def descend(self) -> Generator[Request, Reply, None]:
         """Read pages down to the cursor or the end of the list. WalkBroken when the node can't continue its own list."""
         before: str | None = None
+        joint: str | None = None
         above: Slot | None = None
         limit = self._hint
         still = 0
         while True:
-            entries = yield from self._page(before, limit, above)
+            entries = yield from self._page(before, joint, limit, above)
             if not entries:
                 solid = self._target if self._barrier is None else self._barrier
                 if above is not None and above > solid:
                     # Above the barrier the index may still be written: there an empty page means nothing.
                     raise WalkBroken(f"an empty page behind {before}, which is newer than slot {solid}")
-                if before is not None:
+                if before is not None and joint is None:
                     yield from self._confirm_known(before)
                 return
-            self._remember(_Page(before, above, limit, entries))
+            self._remember(_Page(before, joint, above, limit, entries))
             if entries[-1].slot <= self._cursor:
                 self.reached_cursor = True
                 return
@@ -104,7 +108,11 @@ class SignatureWalk:
             still = still + 1 if entries[-1].slot == above else 0
             if still > PAGES_IN_SLOT_MAX:
                 raise WalkBroken(f"the signature list of {self.address} does not get past slot {above}")
-            before, above, limit = entries[-1].signature, entries[-1].slot, PAGE_MAX
+            # The next page is asked from the entry before the last, so that it has to begin with the last one: then one node's one reply shows
+            # that the list goes on there, or ends. A node that does not know `before`, on another fork for instance, can't give that.
+            overlap = len(entries) > 1
+            before, joint = (entries[-2 if overlap else -1].signature, entries[-1].signature if overlap else None)
+            above, limit = entries[-1].slot, PAGE_MAX
 
     def ascend(self) -> Generator[Request, Reply, tuple[Slot, list[Listed]] | None]:
         """The next piece, from the oldest: (slot up to which it is complete, its entries by slot and index). None at the end."""
@@ -113,12 +121,12 @@ class SignatureWalk:
         page = self._pages.pop()
         entries = page.entries
         if entries is None:
-            entries = yield from self._page(page.before, page.limit, page.above)
+            entries = yield from self._page(page.before, page.joint, page.limit, page.above)
             if not entries or (self._joint is not None and entries[-1].signature != self._joint):
                 raise WalkBroken(f"the list of {self.address} changed below {page.before} while it was read")
         else:
             self._held -= 1
-        self._joint = page.before
+        self._joint = page.joint or page.before
         fresh = [entry for entry in reversed(entries) if self._cursor < entry.slot <= self._target]
         waiting = [*self._carry, *fresh]
         if not self._pages:
@@ -130,7 +138,7 @@ class SignatureWalk:
         return complete, _ordered([entry for entry in waiting if entry.slot <= complete])
 
     def _page(
-        self, before: str | None, limit: int, above: Slot | None
+        self, before: str | None, joint: str | None, limit: int, above: Slot | None
     ) -> Generator[Request, Reply, tuple[Listed, ...]]:
         # The node must have reached `before` as well as the target: behind a balancer of nodes before 4.0 a lower one would answer with an
         # empty page, which looks like the end of the list (found by the simulator, seed 496).
@@ -155,14 +163,18 @@ class SignatureWalk:
         if any(_disordered(newer, older) for newer, older in pairwise(entries)) or (slots and slots[-1] < 0):
             raise WalkBroken(f"the signature list of {self.address} is not newest first")
         names = {entry.signature for entry in entries}
-        if len(names) < len(entries) or before in names:
+        if len(names) < len(entries) or (joint is None and before in names):
             raise WalkBroken(f"the signature list of {self.address} names a transaction twice")
         # Nodes before 4.0 answer an unknown `before` with the newest page.
         if above is not None and slots and slots[0] > above:
             raise WalkBroken(
                 f"the signature list of {self.address} began anew instead of continuing below slot {above}"
             )
-        return entries
+        if joint is None:
+            return entries
+        if not entries or entries[0].signature != joint:
+            raise WalkBroken(f"the signature list of {self.address} does not go on at {joint}")
+        return entries[1:]
 
     def _confirm_known(self, before: str) -> Generator[Request, Reply, None]:
         # An empty page is the list's end, or an old node's way to say that it does not know `before`. That it is in a block proves nothing about
@@ -183,7 +195,7 @@ class SignatureWalk:
             for place, kept in enumerate(self._pages):
                 # The newest page can't be asked again: without `before` the node would answer with what is newest then.
                 if kept.entries is not None and kept.before is not None:
-                    self._pages[place] = _Page(kept.before, kept.above, kept.limit, None)
+                    self._pages[place] = _Page(kept.before, kept.joint, kept.above, kept.limit, None)
                     self._held -= 1
                     return
 

@@ -109,7 +109,8 @@ class SocketEdge:
         asked_at = time.monotonic()
         while True:
             try:
-                text = await asyncio.wait_for(socket.recv(decode=False), CHECK_S)
+                async with asyncio.timeout(CHECK_S):
+                    text = await socket.recv(decode=False)
             except TimeoutError:
                 text = b""
             now = time.monotonic()

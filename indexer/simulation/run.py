@@ -1,42 +1,50 @@
-"""One seeded history: a model chain, the real sealer and auditor, a ledger in memory, and the oracle."""
+"""One seeded history: a model chain, the real sealer and auditor, a ledger, and the oracle.
+
+The sealing and the auditing routine of a writer take turns at single commands, as they do in the daemon, and the chain goes on meanwhile.
+A writer may die or fall asleep at any command; another one takes over from what the ledger says.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from indexer.core.finality import Auditor
 from indexer.core.protocol import (
-    SAW_BLOCK,
-    SAW_TRANSACTION,
     Address,
     Append,
+    Block,
     Correct,
-    Correction,
     Failure,
-    Held,
-    Outcome,
+    Halted,
     Pause,
     ReadLedger,
     Reply,
     Request,
     Routine,
     Row,
-    SealPlan,
     Slot,
     Together,
 )
 from indexer.core.sealer import Sealer, SealPolicy
-from indexer.simulation.chain import FINALIZED_DISTANCE, Faults, ModelChain, ModelNode
+from indexer.simulation.chain import FINALIZED_DISTANCE, ModelChain
+from indexer.simulation.dice import Dice, Strike, drawn
+from indexer.simulation.ledger import LeaseGone, ModelLedger, Moved, SimulatedLedger, lowest
+from indexer.simulation.node import PRUNED_KEEP_SLOTS, ModelNode, ModelSocket
+from indexer.simulation.oracle import Divergence, Oracle, Witness
 
 PROGRAMS = (Address("ProgramA"), Address("ProgramB"))
 SLOTS = 60
 REQUESTS_MAX = 20_000
-
-
-class Divergence(AssertionError):
-    """The ledger says something else than the chain. The message says what; the seed reproduces it."""
+ROUNDS_TO_SETTLE_MAX = 12
+# A sleeper wakes after at most so many turns of the others.
+SLEEP_TURNS_MAX = 80
+AWAKE_TURNS_MAX = 200
+SLOT_PASSES_AT_COMMAND = 0.09
+SLOT_PASSES_AT_PAUSE = 0.4
 
 
 class Crash(Exception):
@@ -44,218 +52,386 @@ class Crash(Exception):
 
 
 @dataclass(slots=True)
-class ModelLedger:
-    """Append-only, in memory, with the checks that the database makes and those that only an oracle can."""
-
-    rows: list[Row] = field(default_factory=list)
-    retracted: set[int] = field(default_factory=set)
-    sealed: dict[Address, Slot] = field(default_factory=lambda: {address: Slot(0) for address in PROGRAMS})
-    finalized: dict[Address, Slot] = field(default_factory=lambda: {address: Slot(0) for address in PROGRAMS})
-    late: int = 0
-
-    def append(self, plan: SealPlan) -> None:
-        """Commit a seal."""
-        for span in plan.ranges:
-            if span.slot_first != self.sealed[span.address] + 1 or span.slot_last < span.slot_first:
-                raise Divergence(
-                    f"a seal of {span.address} {span.slot_first}..{span.slot_last} behind {self.sealed[span.address]}"
-                )
-        places = [(row.raw.slot, row.raw.transaction_index) for row in plan.rows]
-        if places != sorted(set(places)):
-            raise Divergence(f"rows out of chain order or doubled: {places}")
-        last = max((row.raw.slot for row in self.rows[-1:]), default=0)
-        if self.late == 0 and places and places[0][0] < last:
-            raise Divergence(f"slot {places[0][0]} was appended behind slot {last}")
-        for row in plan.rows:
-            if not row.witnesses & (SAW_BLOCK | SAW_TRANSACTION):
-                raise Divergence(f"{row.raw.signature} has no witness but the socket")
-            if not any(s.address in row.programs and s.slot_first <= row.raw.slot <= s.slot_last for s in plan.ranges):
-                raise Divergence(f"{row.raw.signature} of slot {row.raw.slot} is in no range of its seal")
-        self.rows.extend(plan.rows)
-        for span in plan.ranges:
-            self.sealed[span.address] = span.slot_last
-
-    def correct(self, correction: Correction) -> None:
-        """Commit an audit's findings."""
-        for held in correction.foreign:
-            if held.position in self.retracted:
-                raise Divergence(f"position {held.position} retracted twice")
-            self.retracted.add(held.position)
-        self.rows.extend(correction.late)
-        self.late += len(correction.late)
-        for span in correction.ranges:
-            self.finalized[span.address] = span.slot_last
-
-    def held(self, address: Address, first: Slot, last: Slot) -> list[Held]:
-        """Rows that stand, in chain order."""
-        found = [
-            Held(position, Slot(row.raw.slot), row.raw.transaction_index, row.raw.signature, row.raw.err)
-            for position, row in enumerate(self.rows)
-            if position not in self.retracted and address in row.programs and first <= row.raw.slot <= last
-        ]
-        return sorted(found, key=lambda held: (held.slot, held.transaction_index))
-
-    def contents(self, address: Address, first: Slot, last: Slot) -> list[object]:
-        """The raw transactions that stand, in chain order."""
-        return [self.rows[held.position].raw for held in self.held(address, first, last)]
-
-
-@dataclass(slots=True)
 class History:
-    """What a run did, for the report and for tests that demand that a fault struck."""
+    """What a run did, for the report and for tests that demand that a fault struck. `digest` is over all that was committed."""
 
     seed: int
     slots: int = 0
     transactions: int = 0
     requests: int = 0
-    crashes: int = 0
+    rows: int = 0
+    writers: int = 0
+    moved: int = 0
+    fenced: int = 0
+    halted: int = 0
     late: int = 0
     retracted: int = 0
     phantoms: int = 0
     forgeries: int = 0
     list_missed: int = 0
+    strikes: Counter[str] = field(default_factory=Counter)
+    digest: str = ""
 
 
 SealerFactory = Callable[[Mapping[Address, Slot], SealPolicy], Sealer]
+AuditorFactory = Callable[[Mapping[Address, Slot]], Auditor]
+LedgerFactory = Callable[[tuple[Address, ...]], SimulatedLedger]
+
+
+@dataclass(slots=True)
+class _Task:
+    routine: Routine
+    reply: Reply = None
+    # What it will know to be committed once the reply has reached it.
+    sealed: tuple[Row, ...] = ()
+
+
+class _Writer:
+    """A process: its sealer and auditor, what they have under way, and what it could know."""
+
+    def __init__(self, sealer: Sealer, auditor: Auditor, epoch: int) -> None:
+        self.sealer = sealer
+        self.auditor = auditor
+        self.witness = Witness(epoch)
+        self.sealing: _Task | None = None
+        self.auditing: _Task | None = None
+        # A commit of its own whose answer it never got: then the ledger may be ahead of it, else never.
+        self.unsure = False
 
 
 class Simulation:
-    """Runs one history. `make_sealer` lets a test plant a bug."""
+    """Runs one history. The factories let a test plant a bug; `only` leaves out all other strikes; `tell` hears what happens."""
 
     def __init__(
-        self, seed: int, *, slots: int = SLOTS, faults: Faults | None = None, make_sealer: SealerFactory | None = None
+        self,
+        seed: int,
+        *,
+        slots: int = SLOTS,
+        faults: Mapping[str, float] | None = None,
+        only: frozenset[Strike] | None = None,
+        make_sealer: SealerFactory = Sealer,
+        make_auditor: AuditorFactory = Auditor,
+        make_ledger: LedgerFactory = ModelLedger,
+        crash_at: int | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.rng = random.Random(seed)
-        self.faults = faults if faults is not None else Faults.drawn(self.rng)
-        self.chain = ModelChain(self.rng, self.faults, PROGRAMS)
-        self.node = ModelNode(self.chain)
-        self.ledger = ModelLedger()
         self.history = History(seed)
+        self.dice = Dice(seed, drawn(seed) if faults is None else faults, only)
+        self.chain = ModelChain(seed, self.dice, PROGRAMS)
+        self.node = ModelNode(self.chain, self.dice)
+        self.socket = ModelSocket(self.chain, self.dice)
+        self.ledger = make_ledger(PROGRAMS)
+        self.oracle = Oracle(self.chain, self.node, self.ledger)
+        self._turns = random.Random(f"{seed}/turns")
         self._slots = slots
-        self._make = make_sealer or (lambda cursors, policy: Sealer(cursors, policy))
-        self._policy = SealPolicy(
-            block_hits_min=self.rng.choice((1, 3, 8)), rows_max=self.rng.choice((2, 10, 1000)), page_min=2
-        )
-        self._sealer = self._make(self.ledger.sealed, self._policy)
-        self._auditor = Auditor(self.ledger.finalized)
-        self._calm = False
+        # A history that is being shrunk may be as small as it likes.
+        self._transactions_min = slots if only is None else 0
+        self._make_sealer, self._make_auditor = make_sealer, make_auditor
+        self._crash_at = crash_at
+        self._tell = tell
+        self._digest = hashlib.sha256()
+        self._corrections = 0
+        self._policy = self._drawn_policy()
+        self._sleepers: list[tuple[int, _Writer]] = []
+        self._leader = 0
+        self._writer = self._take_over()
 
     def run(self) -> History:
         """The whole history, then the oracle. Divergence when the ledger does not tell the truth."""
-        while self.chain.tip < self._slots:
-            self._advance()
-            try:
-                if self.rng.random() < 0.8:
-                    self._drive(self._sealer.tick(self._hint()))
-                if self.rng.random() < 0.2:
-                    self._drive(self._auditor.audit(self._sealer.sealed))
-            except Crash:
-                self._restart()
-        self._settle()
-        self._judge()
-        self._count()
-        return self.history
+        try:
+            while self.chain.tip < self._slots or self.chain.transactions < self._transactions_min:
+                self._turn()
+            self._settle()
+            self.oracle.finished(PROGRAMS, self._corrections)
+        except Divergence:
+            raise
+        except Exception as error:
+            # A core that breaks is as wrong as one that lies.
+            raise Divergence(f"the core broke: {type(error).__name__}: {error}") from error
+        return self._report()
 
-    def _advance(self) -> None:
-        for note in self.node.socket(self.chain.produce()):
-            self._sealer.notifications.observe(note)
+    # ---- turns ----
 
-    def _hint(self) -> Slot | None:
-        slots = self._sealer.notifications.slots(Slot(0), Slot(1 << 60))
-        return slots[-1] if slots and self.rng.random() < 0.7 else None
+    def _turn(self) -> None:
+        self._wake_sleepers()
+        if self._crash_at is None and self.dice.strike("lease_lost"):
+            self._fall_asleep()
+        self._act(self._writer)
 
-    def _restart(self) -> None:
-        self.history.crashes += 1
-        self._count()
-        self._sealer = self._make(self.ledger.sealed, self._policy)
-        self._auditor = Auditor(self.ledger.finalized)
+    def _act(self, writer: _Writer) -> None:
+        self._guarded(writer, lambda: self._step(writer))
 
-    def _count(self) -> None:
-        tally = self._sealer.notifications.tally
-        self.history.phantoms += tally.phantoms
-        self.history.forgeries += tally.forgeries
-        self.history.list_missed += self._sealer.tally.list_missed
+    def _guarded(self, writer: _Writer, work: Callable[[], None]) -> None:
+        """Whatever ends a writer ends it here, and another one takes over."""
+        try:
+            work()
+        except Crash:
+            self._say("the process dies")
+            self._bury(writer)
+        except LeaseGone as gone:
+            self.history.fenced += 1
+            self._say(f"epoch {writer.witness.epoch} is refused: {gone}")
+            if writer.witness.epoch == self._leader:
+                raise Divergence(f"the leader's own lease was refused: {gone}") from None
+            self._bury(writer)
+        except Moved as moved:
+            self.history.moved += 1
+            self._say(f"the ledger refuses: {moved}")
+            if not writer.unsure:
+                raise Divergence(f"the writer lost its place in the ledger: {moved}") from None
+            self._bury(writer)
 
-    def _settle(self) -> None:
-        """The storm is over: the network is kind, time goes on, and everything must come right."""
-        self._calm = True
-        self.node.chain.faults = Faults(old_node=self.faults.old_node)
-        for _ in range(FINALIZED_DISTANCE + 3):
-            self._advance()
-        aim = self.node.finalized()
-        for _ in range(8):
-            self._drive(self._sealer.tick())
-            self._drive(self._auditor.audit(self._sealer.sealed))
-            if self._auditor.finalized >= aim:
-                return
-        raise Divergence(f"stuck: sealed {self._sealer.sealed}, finalized {self._auditor.finalized}, chain {aim}")
+    def _step(self, writer: _Writer) -> None:
+        """One command of one of the writer's two routines; or a slot passes."""
+        throw = self._turns.random()
+        if throw < 0.8:
+            if writer.sealing is None:
+                writer.sealing = self._new_round(writer)
+            if writer.sealing is not None and self._advance_task(writer, writer.sealing):
+                writer.sealing = None
+                self._pass_slot()
+        else:
+            if writer.auditing is None and throw > 0.97:
+                writer.auditing = _Task(writer.auditor.audit(writer.sealer.sealed))
+            if writer.auditing is not None and self._advance_task(writer, writer.auditing):
+                writer.auditing = None
 
-    def _drive(self, routine: Routine) -> Outcome:
-        reply: Reply = None
-        while True:
-            try:
-                request = routine.send(reply)
-            except StopIteration as stop:
-                outcome: Outcome = stop.value
-                return outcome
-            reply = self._perform(request)
+    def _new_round(self, writer: _Writer) -> _Task:
+        writer.witness.round_begins()
+        slots = writer.sealer.notifications.slots(Slot(0), Slot(1 << 60))
+        hint = slots[-1] if slots and self._turns.random() < 0.7 else None
+        self._say(f"tip {self.chain.tip}, epoch {writer.witness.epoch}: a round, hint {hint}")
+        return _Task(writer.sealer.tick(hint))
 
-    def _perform(self, request: Request) -> Reply:
+    def _advance_task(self, writer: _Writer, task: _Task) -> bool:
+        """Perform the task's next request; True when it has come to its end."""
+        try:
+            request = task.routine.send(task.reply)
+        except StopIteration as stop:
+            self._say(f"  {stop.value}")
+            if isinstance(stop.value, Halted):
+                self._halted(writer, stop.value)
+            return True
+        finally:
+            writer.witness.sealed(task.sealed)
+            task.sealed = ()
+        task.reply = self._perform(writer, request)
+        if isinstance(request, Append) and task.reply is None:
+            task.sealed = request.plan.rows
+        return False
+
+    def _halted(self, writer: _Writer, outcome: Halted) -> None:
+        self.history.halted += 1
+        need = 1 + min(writer.sealer.sealed, writer.auditor.finalized)
+        if self.chain.first_available <= max(1, need):
+            raise Divergence(f"halted without need: {outcome.reason}")
+
+    # ---- commands ----
+
+    def _perform(self, writer: _Writer, request: Request) -> Reply:
         self.history.requests += 1
         if self.history.requests > REQUESTS_MAX:
             raise Divergence("the core asks without end")
-        if not self._calm and self.rng.random() < self.faults.crash:
+        if self.history.requests == self._crash_at or self.dice.strike("crash"):
             raise Crash
         match request:
             case Together(requests):
-                return tuple(self._perform(part) for part in requests)
+                return tuple(self._perform(writer, part) for part in requests)
             case Pause():
-                if not self._calm and self.rng.random() < 0.3:
-                    self._advance()
+                if not self.dice.calm and self._turns.random() < SLOT_PASSES_AT_PAUSE:
+                    self._pass_slot()
                 return None
             case Append(plan):
-                return self._commit(lambda: self.ledger.append(plan))
+                return self._commit(writer, lambda: self.ledger.append(writer.witness.epoch, plan), request)
             case Correct(correction):
-                return self._commit(lambda: self.ledger.correct(correction))
+                return self._commit(writer, lambda: self.ledger.correct(writer.witness.epoch, correction), request)
             case ReadLedger(address, first, last):
-                return tuple(self.ledger.held(address, first, last))
+                return self.ledger.held(address, first, last)
             case _:
-                if not self._calm and self.rng.random() < 0.05:
-                    self._advance()
-                return self.node.answer(request)
+                if not self.dice.calm and self._turns.random() < SLOT_PASSES_AT_COMMAND:
+                    self._pass_slot()
+                reply = self.node.answer(request)
+                if isinstance(reply, Block):
+                    writer.witness.served = max(writer.witness.served, reply.slot)
+                if self._tell is not None:
+                    self._say(f"  {_short(request)} → {_short(reply)}")
+                return reply
 
-    def _commit(self, work: Callable[[], None]) -> Reply:
-        if not self._calm and self.rng.random() < self.faults.transport / 2:
+    def _commit(self, writer: _Writer, work: Callable[[], None], request: Append | Correct) -> Reply:
+        if self.dice.strike("refused"):
             return Failure("the database said no")
         work()
-        if not self._calm and self.rng.random() < self.faults.commit_unknown:
-            # Committed, but the process died before it heard so.
+        self._say(f"  committed {_short(request)}")
+        self._committed(writer, request)
+        if self.dice.strike("commit_unknown"):
             raise Crash
+        if self.dice.strike("answer_lost"):
+            writer.unsure = True
+            return Failure("the connection was lost in COMMIT")
         return None
 
-    def _judge(self) -> None:
-        self.history.slots = self.chain.tip
-        self.history.transactions = sum(len(block.contents) for block in self.chain.blocks.values())
-        self.history.late = self.ledger.late
-        self.history.retracted = len(self.ledger.retracted)
-        last = self._auditor.finalized
-        for program in PROGRAMS:
-            truth = self.chain.truth(program, Slot(1), last)
-            mine = self.ledger.contents(program, Slot(1), last)
-            if mine != truth:
-                missing = [raw.signature for raw in truth if raw not in mine]
-                extra = [getattr(raw, "signature", raw) for raw in mine if raw not in truth]
-                raise Divergence(
-                    f"{program} up to slot {last}: missing {missing}, foreign {extra}, {len(mine)} rows for {len(truth)}"
-                )
-        if not self.faults.fork and (self.ledger.late or self.ledger.retracted):
-            raise Divergence(
-                f"without a fork the audit had to correct: {self.ledger.late} late, {len(self.ledger.retracted)} retracted"
-            )
+    def _committed(self, writer: _Writer, request: Append | Correct) -> None:
+        if isinstance(request, Append):
+            self.oracle.appended(request.plan, writer.witness, self._leader)
+            rows = request.plan.rows
+            self.history.rows += len(rows)
+        else:
+            self.oracle.corrected(request.correction, writer.witness, self._leader)
+            rows = request.correction.late
+            self.history.late += len(rows)
+            self.history.retracted += len(request.correction.foreign)
+            self._corrections += len(rows) + len(request.correction.foreign)
+        for row in rows:
+            self._digest.update(f"{row.raw.signature} {row.raw.slot} {row.witnesses} ".encode())
+
+    # ---- time and processes ----
+
+    def _pass_slot(self) -> None:
+        notes = self.socket.hear(self.chain.produce())
+        if self.dice.strike("pruned"):
+            self.chain.prune(PRUNED_KEEP_SLOTS)
+        self._writer.witness.hear(notes)
+        for note in notes:
+            self._writer.sealer.notifications.observe(note)
+        if self._tell is not None:
+            named = " ".join(f"{note.signature}@{note.slot}" for note in notes)
+            self._say(f"  slot {self.chain.tip}; the socket: {named or '-'}")
+
+    def _take_over(self) -> _Writer:
+        self._leader = self.ledger.acquire()
+        sealed, finalized = self.ledger.cursors()
+        self.history.writers += 1
+        return _Writer(self._make_sealer(sealed, self._policy), self._make_auditor(finalized), self._leader)
+
+    def _bury(self, writer: _Writer) -> None:
+        self._count(writer)
+        if writer is self._writer:
+            self._writer = self._take_over()
+        else:
+            self._sleepers = [item for item in self._sleepers if item[1] is not writer]
+
+    def _fall_asleep(self) -> None:
+        self._say(f"epoch {self._leader} falls asleep")
+        self._sleepers.append((self.dice.stream("lease_lost").randint(1, SLEEP_TURNS_MAX), self._writer))
+        self._writer = self._take_over()
+
+    def _wake_sleepers(self) -> None:
+        if not self._sleepers:
+            return
+        awake = [writer for turns, writer in self._sleepers if turns <= 0]
+        worn_out = [writer for turns, writer in self._sleepers if turns < -AWAKE_TURNS_MAX]
+        self._sleepers = [(turns - 1, writer) for turns, writer in self._sleepers]
+        for writer in awake:
+            self._act(writer)
+        for writer in worn_out:
+            if any(writer is sleeper for _, sleeper in self._sleepers):
+                self._bury(writer)
+
+    def _settle(self) -> None:
+        """The storm is over: the network is kind, time goes on, sleepers wake, and everything must come right."""
+        self.dice.calm = True
+        for _, sleeper in list(self._sleepers):
+            self._act_until_refused(sleeper)
+        for _ in range(FINALIZED_DISTANCE + 8):
+            self._pass_slot()
+        aim = self.chain.finalized()
+        for _ in range(ROUNDS_TO_SETTLE_MAX):
+            while self._writer.sealing is not None or self._writer.auditing is not None:
+                self._finish_round(self._writer)
+            self._writer.sealing = self._new_round(self._writer)
+            self._finish_round(self._writer)
+            self._writer.auditing = _Task(self._writer.auditor.audit(self._writer.sealer.sealed))
+            self._finish_round(self._writer)
+            sealed, finalized = map(lowest, self.ledger.cursors())
+            if finalized >= aim:
+                break
+            if self.chain.first_available > min(sealed, finalized) + 1:
+                # Its history is gone: what is left is to say so, and not to go on.
+                break
+        else:
+            raise Divergence(f"stuck: sealed {sealed}, finalized {finalized}, chain {aim}")
+        self._count(self._writer)
+
+    def _act_until_refused(self, sleeper: _Writer) -> None:
+        # One that has nothing to commit learns of its loss when it renews the lease.
+        for _ in range(AWAKE_TURNS_MAX):
+            if all(sleeper is not writer for _, writer in self._sleepers):
+                return
+            self._act(sleeper)
+        self._bury(sleeper)
+
+    def _finish_round(self, writer: _Writer) -> None:
+        while writer is self._writer and (writer.sealing is not None or writer.auditing is not None):
+            self._guarded(writer, lambda: self._finish_turn(writer))
+
+    def _finish_turn(self, writer: _Writer) -> None:
+        for name in ("sealing", "auditing"):
+            task: _Task | None = getattr(writer, name)
+            if task is not None and self._advance_task(writer, task):
+                setattr(writer, name, None)
+
+    def _count(self, writer: _Writer) -> None:
+        tally = writer.sealer.notifications.tally
+        self.oracle.ended(writer.witness, tally.forgeries)
+        self.history.phantoms += tally.phantoms
+        self.history.forgeries += tally.forgeries
+        self.history.list_missed += writer.sealer.tally.list_missed
+
+    def _drawn_policy(self) -> SealPolicy:
+        rng = self._turns
+        return SealPolicy(
+            commitment=rng.choice(("confirmed",) * 7 + ("finalized",)),
+            block_hits_min=rng.choice((1, 3, 8)),
+            rows_max=rng.choice((2, 10, 1000)),
+            page_min=rng.choice((2, 64)),
+            history_gap_slots=4 if self.dice.on("pruned") else 1_000,
+        )
+
+    def _report(self) -> History:
+        history = self.history
+        history.slots = self.chain.tip
+        history.transactions = self.chain.transactions
+        history.strikes = self.dice.counts
+        self._digest.update(f"{history.requests} {sorted(history.strikes.items())}".encode())
+        history.digest = self._digest.hexdigest()
+        return history
+
+    def _say(self, text: str) -> None:
+        if self._tell is not None:
+            self._tell(text)
 
 
-def simulate(
-    seed: int, *, slots: int = SLOTS, faults: Faults | None = None, make_sealer: SealerFactory | None = None
-) -> History:
-    """One history by its seed."""
-    return Simulation(seed, slots=slots, faults=faults, make_sealer=make_sealer).run()
+def simulate(seed: int, **options: object) -> History:
+    """One history by its seed. Options as for `Simulation`."""
+    return Simulation(seed, **options).run()  # type: ignore[arg-type]
+
+
+def _short(value: object) -> str:
+    match value:
+        case Append(plan):
+            spans = " ".join(f"{span.address} {span.slot_first}..{span.slot_last}" for span in plan.ranges)
+            return f"seal of {spans}, rows {' '.join(row.raw.signature for row in plan.rows) or '-'}"
+        case Correct(correction):
+            late = " ".join(row.raw.signature for row in correction.late) or "-"
+            foreign = " ".join(held.signature for held in correction.foreign) or "-"
+            return f"correction up to {max(span.slot_last for span in correction.ranges)}, late {late}, dead {foreign}"
+        case Block(slot, _, _, signatures, contents):
+            within = signatures if contents is None else tuple(content.raw.signature for content in contents)
+            return f"block {slot} {'' if within is None else ' '.join(within)}"
+        case Failure(message, code):
+            return f"{message} ({code})"
+        case tuple():
+            return "[" + " ".join(_one(part) for part in value) + "]"
+        case _:
+            return str(value)
+
+
+def _one(part: object) -> str:
+    signature = getattr(part, "signature", None)
+    if signature is not None:
+        return f"{signature}@{getattr(part, 'slot', '')}"
+    raw = getattr(part, "raw", None)
+    return _short(part) if raw is None else f"{raw.signature}@{raw.slot}"
+
+
+__all__ = ["Divergence", "History", "Simulation", "simulate"]

@@ -53,3 +53,52 @@ def test_freshness_never_promises_more_than_is_projected(db: str) -> None:
             assert await fresh() == (12, 12, 12, 8, 0, 0.0)
 
     asyncio.run(play())
+
+
+def test_a_slot_that_waits_is_one_slot_of_lag(db: str) -> None:
+    """Between the seal of a slot and its projection the tables are behind by that slot and no more."""
+
+    async def play() -> None:
+        conn = await database.aconnect(db)
+        async with conn:
+            await ledger.ensure_programs(conn, [("voting", ADDRESS, 5)])
+            lease = await leases.acquire(conn, "writer", "a", 3_600)
+            assert lease is not None
+
+            async def projected() -> object:
+                return ((await (await conn.execute(QUERY)).fetchone()) or (None, None))[1]
+
+            async def seal(slot: int, rows: int, origin: int = 0) -> None:
+                _, made = make_rows(random.Random(slot), range(slot, slot + 1), rows)
+                await ledger.append_seal(conn, lease, [SealRange(1, slot, slot)], made, origin=origin, tip_slot=slot)
+
+            async def project(position: int, slot: int) -> None:
+                await conn.execute(
+                    "INSERT INTO ledger.checkpoints (name, position, slot) VALUES ('projection:voting', %s, %s)"
+                    " ON CONFLICT (name) DO UPDATE SET position = excluded.position, slot = excluded.slot",
+                    (position, slot),
+                )
+
+            await project(0, 0)
+            await seal(20, 2)
+            assert await projected() == 19
+            await project(2, 20)
+            assert await projected() == 20
+            await seal(21, 0)
+            assert await projected() == 21
+            await seal(22, 3)
+            await seal(23, 1)
+            assert await projected() == 21
+            # In the middle of a batch nothing of it is promised.
+            await project(4, 22)
+            assert await projected() == 21
+            await project(5, 22)
+            assert await projected() == 22
+            await project(6, 23)
+            # A backfill waits; what is newer is shown.
+            await seal(7, 2, origin=1)
+            assert await projected() == 22
+            await project(8, 23)
+            assert await projected() == 23
+
+    asyncio.run(play())

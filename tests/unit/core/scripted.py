@@ -110,7 +110,9 @@ class Node:
                 signatures = tuple(c.raw.signature for c in found) if details == "signatures" else None
                 full = tuple(found) if details == "full" else None
                 count = None if details == "none" else len(found)
-                return Block(slot, Slot(max(slot - 1, 0)), None, signatures, full, count)
+                return Block(
+                    slot, Slot(max((s for s in self.blocks if s < slot), default=0)), None, signatures, full, count
+                )
             case ListSignatures(address, _, limit, before, height):
                 if height is not None and height > self.tip:
                     return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)

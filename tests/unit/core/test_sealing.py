@@ -461,7 +461,7 @@ def test_the_same_signature_in_two_slots_is_taken_where_it_stands() -> None:
 
 def _both(request: ListSignatures, node: Node) -> Any:
     # In pages of their own: on one page the walk refuses a name that comes twice.
-    pages = {None: (seen(15, "x"), seen(14, "w")), "w": (seen(12, "x"), seen(5, "before"))}
+    pages = {None: (seen(15, "x"), seen(14, "w")), "x": (seen(14, "w"), seen(12, "x"), seen(5, "before"))}
     return pages.get(request.before, ())
 
 

@@ -1,0 +1,124 @@
+"""Which fault strikes when. Each has a chance, a random stream of its own, and a record of its strikes.
+
+With streams of their own, a strike that is left out does not move the dice of the others: that is what makes shrinking work. Seeds are texts,
+so that nothing depends on the interpreter's hash seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+Strike: TypeAlias = tuple[str, int]
+"""A fault and which of its throws it was, from 1."""
+
+FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        # the chain
+        "skipped": "a slot has no block",
+        "fork": "the newest blocks die; their transactions may land again",
+        "tip_stalls": "confirmation stands still for some slots",
+        "null_logs": "the node did not record a transaction's logs",
+        "truncated": "a transaction's logs are cut at the byte limit",
+        # the socket
+        "phantom": "a notification of a transaction that never lands",
+        "forged": "after a true notification one with other contents under its signature and slot",
+        "forged_only": "in place of a true notification one with other contents",
+        "lost": "a notification is not sent",
+        "repeated": "a notification is sent twice",
+        "reordered": "the notifications of a slot are shuffled",
+        "delayed": "a notification comes some slots late",
+        "wrong_slot": "a notification names the slot before its own",
+        "lost_slot": "a confirmed slot is missing from the socket as a whole",
+        "closed_socket": "the socket is gone for some slots",
+        # HTTP
+        "timeout": "a request has no answer, whatever the retries",
+        "rate_limited": "a request is refused by rate, whatever the retries",
+        "null_transaction": "getTransaction knows nothing of a stored transaction yet",
+        "block_late": "a confirmed block is not served yet",
+        "incomplete_list": "above the last served block a list lacks an entry",
+        "invented": "a list holds a signature that does not exist",
+        "hidden": "lists lack a signature for good, blocks hold it",
+        "lagging_node": "a node behind the same balancer answers, some slots lower",
+        "stale_fork": "a node behind the same balancer answers from the fork that died",
+        "old_node": "the node answers as before Agave 4.0: no transactionIndex, no error for an unknown `before`",
+        "pruned": "the node forgets what is older than some slots",
+        # process and database
+        "crash": "the process dies between two commands",
+        "commit_unknown": "the process dies after a commit, before it hears of it",
+        "answer_lost": "a commit succeeded, its answer is an error",
+        "refused": "the database refuses a commit",
+        "lease_lost": "the leader sleeps, a standby takes over, the sleeper wakes",
+    }
+)
+
+
+class Dice:
+    """Throws for one history. `only` leaves out every strike that is not in it."""
+
+    def __init__(self, seed: int, chances: Mapping[str, float], only: frozenset[Strike] | None = None) -> None:
+        unknown = set(chances) - set(FAULTS)
+        if unknown:
+            raise ValueError(f"unknown fault {min(unknown)!r}; there are: {', '.join(FAULTS)}")
+        self.counts: Counter[str] = Counter()
+        self.strikes: list[Strike] = []
+        self.calm = False
+        self._only = only
+        self._chances = {name: chance for name, chance in chances.items() if chance > 0}
+        # The chain's transactions are thrown like a fault, and can be left out like one; they are not counted as one.
+        self._chances[FILLED] = 0.75
+        self._streams = {name: random.Random(f"{seed}/{name}") for name in self._chances}
+        self._thrown = dict.fromkeys(self._chances, 0)
+
+    def on(self, name: str) -> bool:
+        """Whether this fault can strike in this history at all."""
+        return name in self._chances
+
+    def stream(self, name: str) -> random.Random:
+        """The fault's own random numbers, for its details."""
+        return self._streams[name]
+
+    def strike(self, name: str) -> bool:
+        """Throw; a strike is counted and recorded. Ask only where the fault would have an effect."""
+        chance = self._chances.get(name)
+        if chance is None or (self.calm and name != FILLED):
+            return False
+        self._thrown[name] = thrown = self._thrown[name] + 1
+        if self._streams[name].random() >= chance:
+            return False
+        strike = (name, thrown)
+        if self._only is not None and strike not in self._only:
+            return False
+        self.strikes.append(strike)
+        if name != FILLED:
+            self.counts[name] += 1
+        return True
+
+
+FILLED = "filled"
+_RARE = {"crash": 0.01, "commit_unknown": 0.05, "answer_lost": 0.05, "lease_lost": 0.004, "fork": 0.05, "pruned": 0.03}
+_PER_HISTORY = {"old_node": 1.0}
+
+
+def drawn(seed: int) -> dict[str, float]:
+    """A mix of chances by seed: each fault is off in half of the histories, rare or frequent in the others."""
+    rng = random.Random(f"{seed}/mix")
+    chances: dict[str, float] = {}
+    for name in FAULTS:
+        if name in _PER_HISTORY:
+            chances[name] = rng.choice((0.0, 0.0, 1.0))
+        elif name == "pruned":
+            chances[name] = rng.choice((0.0,) * 7 + (_RARE[name],))
+        elif name in _RARE:
+            chances[name] = rng.choice((0.0, 0.0, _RARE[name], 3 * _RARE[name]))
+        else:
+            chances[name] = rng.choice((0.0, 0.0, 0.03, 0.2))
+    return chances
+
+
+def heavy() -> dict[str, float]:
+    """Every fault at once, except what would leave nothing of the others to see."""
+    return {name: _RARE.get(name, 0.1) for name in FAULTS if name not in ("old_node", "pruned")}

@@ -1,0 +1,233 @@
+"""What a node says of the chain, over HTTP and on the socket, faults included. Time stands still while it answers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from indexer.core.notifications import Notification
+from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
+    BLOCK_NOT_AVAILABLE,
+    LONG_TERM_SLOT_SKIPPED,
+    MIN_CONTEXT_SLOT_NOT_REACHED,
+    TRANSACTION_NOT_FOUND,
+    Block,
+    Content,
+    Failure,
+    GetBlock,
+    GetFirstAvailable,
+    GetSlot,
+    GetTransactions,
+    Listed,
+    ListSignatures,
+    Reply,
+    Request,
+    Slot,
+)
+from indexer.simulation.chain import Branch, ModelBlock, ModelChain
+from indexer.simulation.dice import Dice
+
+LAG_SLOTS_MAX = 4
+DELAY_SLOTS_MAX = 6
+OUTAGE_SLOTS_MAX = 6
+PRUNED_KEEP_SLOTS = 14
+# After so many refusals the transaction, or the block, is there.
+NULLS_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one node behind the balancer sees while it answers."""
+
+    branch: Branch
+    confirmed: Slot
+    finalized: Slot
+
+    def upper(self, commitment: str) -> Slot:
+        return self.confirmed if commitment == "confirmed" else self.finalized
+
+
+class ModelSocket:
+    """Turns what was executed into what the subscriber hears."""
+
+    def __init__(self, chain: ModelChain, dice: Dice) -> None:
+        self._chain = chain
+        self._dice = dice
+        self._late: list[tuple[Slot, Notification]] = []
+        self._gone_until = Slot(0)
+
+    def hear(self, block: ModelBlock | None) -> list[Notification]:
+        """The notifications that arrive now that the chain is at its tip, with `block` or without."""
+        dice, tip = self._dice, self._chain.tip
+        said = [note for due, note in self._late if due <= tip]
+        self._late = [(due, note) for due, note in self._late if due > tip]
+        if self._gone_until < tip and dice.strike("closed_socket"):
+            self._gone_until = Slot(tip + dice.stream("closed_socket").randint(1, OUTAGE_SLOTS_MAX))
+        if tip <= self._gone_until and not dice.calm:
+            # Nothing is sent again after a reconnect.
+            return []
+        if block is not None and block.contents and not dice.strike("lost_slot"):
+            said.extend(note for content in block.contents for note in self._of(content, tip))
+        if dice.strike("phantom"):
+            said.append(Notification(tip, f"phantom{tip}", None, ("Program log: never",)))
+        if len(said) > 1 and dice.strike("reordered"):
+            dice.stream("reordered").shuffle(said)
+        return said
+
+    def _of(self, content: Content, tip: Slot) -> list[Notification]:
+        dice, raw = self._dice, content.raw
+        if dice.strike("lost"):
+            return []
+        if dice.strike("forged_only"):
+            return [forgery(raw.slot, raw.signature)]
+        slot = Slot(raw.slot - 1) if dice.strike("wrong_slot") else Slot(raw.slot)
+        note = Notification(slot, raw.signature, raw.err, raw.logs or ())
+        if dice.strike("delayed"):
+            self._late.append((Slot(tip + dice.stream("delayed").randint(1, DELAY_SLOTS_MAX)), note))
+            return []
+        said = [note]
+        if dice.strike("repeated"):
+            said.append(note)
+        if dice.strike("forged"):
+            said.append(forgery(raw.slot, raw.signature))
+        return said
+
+
+FORGED_LOGS = ("Program data: Zm9yZ2Vk",)
+
+
+def forgery(slot: int, signature: str) -> Notification:
+    """What an attacker makes the node say of a transaction that landed."""
+    return Notification(Slot(slot), signature, None, FORGED_LOGS)
+
+
+class ModelNode:
+    """Answers requests about the chain as the nodes behind one balancer would at this moment."""
+
+    def __init__(self, chain: ModelChain, dice: Dice) -> None:
+        self.chain = chain
+        self.hidden: set[str] = set()
+        self._judged_hidden: set[str] = set()
+        self._dice = dice
+        self._barrier = Slot(-1)
+        self._nulls: dict[str, int] = {}
+        self._refused: dict[Slot, int] = {}
+        self._invented = 0
+
+    def answer(self, request: Request) -> Reply:
+        """One request."""
+        dice = self._dice
+        if dice.strike("timeout"):
+            return Failure("no answer in 20 s (5 attempts)")
+        if dice.strike("rate_limited"):
+            return Failure("HTTP 429 (5 attempts)")
+        view = self._view()
+        match request:
+            case GetSlot(commitment):
+                return int(view.upper(commitment))
+            case GetFirstAvailable():
+                return int(self.chain.first_available)
+            case GetBlock():
+                return self._block(request, view)
+            case ListSignatures():
+                return self._list(request, view)
+            case GetTransactions(signatures, commitment):
+                upper = view.upper(commitment)
+                return tuple(self._transaction(signature, view.branch, upper) for signature in signatures)
+            case _:
+                raise TypeError(f"not a node's request: {request}")
+
+    def _view(self) -> _View:
+        chain, dice = self.chain, self._dice
+        if chain.stale is not None and dice.strike("stale_fork"):
+            branch = chain.stale
+            return _View(branch, branch.highest(chain.confirmed()), branch.highest(chain.finalized()))
+        confirmed, finalized = chain.confirmed(), chain.finalized()
+        if confirmed > 1 and dice.strike("lagging_node"):
+            lag = dice.stream("lagging_node").randint(1, LAG_SLOTS_MAX)
+            return _View(chain.branch, chain.branch.highest(confirmed - lag), chain.branch.highest(finalized - lag))
+        return _View(chain.branch, confirmed, finalized)
+
+    def _block(self, request: GetBlock, view: _View) -> Block | Failure:
+        slot = request.slot
+        if slot > view.upper(request.commitment):
+            return Failure("not available", BLOCK_NOT_AVAILABLE)
+        if slot < self.chain.first_available:
+            return Failure("cleaned up", BLOCK_CLEANED_UP)
+        block = view.branch.blocks.get(slot)
+        if block is None:
+            return Failure("skipped", LONG_TERM_SLOT_SKIPPED)
+        if self._refused.get(slot, 0) < NULLS_MAX and self._dice.strike("block_late"):
+            self._refused[slot] = self._refused.get(slot, 0) + 1
+            return Failure("not available", BLOCK_NOT_AVAILABLE)
+        self._barrier = max(self._barrier, slot)
+        signatures = tuple(c.raw.signature for c in block.contents) if request.details == "signatures" else None
+        contents = block.contents if request.details == "full" else None
+        return Block(slot, block.parent, None, signatures, contents)
+
+    def _list(self, request: ListSignatures, view: _View) -> tuple[Listed, ...] | Failure:
+        upper = view.upper(request.commitment)
+        if request.min_context_slot is not None and upper < request.min_context_slot:
+            return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
+        branch = view.branch
+        entries = branch.entries[request.address]
+        end = bisect_right(entries, upper, key=_slot_of)
+        if request.before is not None:
+            place = branch.places[request.address].get(request.before)
+            if place is not None and place < end:
+                end = place
+            elif branch.indexed:
+                return Failure("transaction not found", TRANSACTION_NOT_FOUND)
+            elif self._dice.stream("old_node").random() < 0.5:
+                # Older nodes know no such error: they answer with an empty page, or with the newest one.
+                return ()
+        if not branch.indexed:
+            self._dice.strike("old_node")
+        found = tuple(islice(self._shown(entries, end, upper), request.limit))
+        if found and len(found) < request.limit and self._dice.strike("invented"):
+            return self._with_invented(found)
+        return found
+
+    def _shown(self, entries: list[Listed], end: int, upper: Slot) -> Iterator[Listed]:
+        dice, first = self._dice, self.chain.first_available
+        for at in range(end - 1, -1, -1):
+            entry = entries[at]
+            if entry.slot < first:
+                return
+            if entry.signature in self.hidden:
+                continue
+            if entry.signature not in self._judged_hidden and dice.on("hidden"):
+                self._judged_hidden.add(entry.signature)
+                if dice.strike("hidden"):
+                    self.hidden.add(entry.signature)
+                    continue
+            # Without a served block at or above the slot its index writes may be under way still.
+            if entry.slot > self._barrier and dice.strike("incomplete_list"):
+                continue
+            yield entry
+
+    def _with_invented(self, found: tuple[Listed, ...]) -> tuple[Listed, ...]:
+        self._invented += 1
+        at = self._dice.stream("invented").randrange(len(found))
+        beside = found[at]
+        index = None if beside.transaction_index is None else beside.transaction_index + 40
+        return (*found[:at], Listed(f"invented{self._invented}", beside.slot, index, None), *found[at:])
+
+    def _transaction(self, signature: str, branch: Branch, upper: Slot) -> Content | None:
+        content = branch.by_signature.get(signature)
+        if content is None or not self.chain.first_available <= content.raw.slot <= upper:
+            return None
+        if self._nulls.get(signature, 0) < NULLS_MAX and self._dice.strike("null_transaction"):
+            self._nulls[signature] = self._nulls.get(signature, 0) + 1
+            return None
+        if not branch.indexed:
+            # Before 4.0 a single transaction does not say its place in the block.
+            return Content(replace(content.raw, transaction_index=0), content.programs, indexed=False)
+        return content
+
+
+def _slot_of(entry: Listed) -> Slot:
+    return entry.slot

@@ -1,0 +1,33 @@
+"""A term as the writer ends, whatever its loops do with a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from indexer.app import Daemon, RunOptions
+from indexer.settings import Settings
+from schema.errors import LeaseLost
+
+
+def test_a_loop_that_swallows_a_cancellation_does_not_keep_the_term_alive() -> None:
+    """As `asyncio.wait_for` does before Python 3.12, when what it waits for comes in the same turn of the event loop."""
+
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def loses_the_lease() -> None:
+        await asyncio.sleep(0)
+        raise LeaseLost("another has it")
+
+    async def play() -> None:
+        daemon = Daemon(Settings(database_url="postgresql:///nowhere"), RunOptions())
+        term = daemon._term(lambda: stubborn(), {"lease": loses_the_lease, "socket": stubborn})
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(term, 30)
+
+    asyncio.run(play())
