@@ -109,7 +109,9 @@ class SocketEdge:
         asked_at = time.monotonic()
         while True:
             try:
-                text = await asyncio.wait_for(socket.recv(decode=False), CHECK_S)
+                # Not wait_for: before Python 3.12 it may swallow a cancellation, and this loop would never end.
+                async with asyncio.timeout(CHECK_S):
+                    text = await socket.recv(decode=False)
             except TimeoutError:
                 text = b""
             now = time.monotonic()
