@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ UNPROVEN_SHOWN_S = 10.0
 TRUSTING_ROUND_S = 0.85
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
 CLOSING_S = 1.0
+CANCEL_AGAIN_S = 0.2
 NO_SLOT = Slot(-1)
 _GIVE_IDL = "give the new IDL with the slot from which it holds, and start again; until then the old one is used"
 
@@ -361,13 +362,7 @@ class Daemon:
                     await asyncio.wait({main}, timeout=self._left() / 2)
                     break
         finally:
-            # Again and again: before Python 3.12 `wait_for` swallows a cancellation that comes together with what it waits for, as under load.
-            left = {main, *others}
-            while left:
-                for task in left:
-                    task.cancel()
-                _, left = await asyncio.wait(left, timeout=0.5)
-            await asyncio.gather(main, *others, return_exceptions=True)
+            await _end((main, *others))
 
     async def _supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """The one place that logs and goes on: a loop that broke is started anew, loudly."""
@@ -683,6 +678,16 @@ class Daemon:
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: a cancellation that meets a wait_for whose work is just done is lost (Python before 3.12)."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Reporter:

@@ -109,6 +109,7 @@ class SocketEdge:
         asked_at = time.monotonic()
         while True:
             try:
+                # Not wait_for: before Python 3.12 it may swallow a cancellation, and this loop would never end.
                 async with asyncio.timeout(CHECK_S):
                     text = await socket.recv(decode=False)
             except TimeoutError:

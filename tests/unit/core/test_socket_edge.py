@@ -163,6 +163,24 @@ def test_a_cut_connection_is_made_again() -> None:
     assert run(cut, lambda h, n: n == 3 and h.subscribed == 3).subscribed == 3
 
 
+def test_a_loop_that_loses_a_cancellation_is_cancelled_again() -> None:
+    from indexer.app import _end
+
+    async def deaf_once() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(60)
+
+    async def go() -> bool:
+        task = asyncio.create_task(deaf_once())
+        await asyncio.sleep(0)
+        await _end([task])
+        return task.cancelled()
+
+    assert asyncio.run(asyncio.wait_for(go(), 20))
+
+
 # ---- the decisions ----
 
 
