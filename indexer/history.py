@@ -196,7 +196,7 @@ class _NoLedger:
 
 
 class _ReplayLedger(PostgresLedger):
-    """Corrections of a replay lie in ranges that are sealed already: rows and retractions only."""
+    """Corrections of a replay lie in ranges that are sealed already."""
 
     def __init__(self, dsn: str, lease: Lease, ids: dict[Address, int]) -> None:
         super().__init__(dsn, lease, ids, TipClock())
@@ -204,7 +204,7 @@ class _ReplayLedger(PostgresLedger):
         self.on_corrected: Callable[[], None] = lambda: None
 
     async def correct(self, correction: Correction) -> Failure | None:
-        """Append the late rows, then the retractions; a crash in between is found by the next replay."""
+        """Late rows, retractions and the finalized seals that are true of the corrected ledger, in one transaction."""
         late = [
             ledger.prepare_row(row.raw, tuple(sorted(self._program_ids[a] for a in row.programs)), row.witnesses)
             for row in correction.late
@@ -216,11 +216,10 @@ class _ReplayLedger(PostgresLedger):
             for held in correction.foreign
         ]
 
+        programs = sorted({self._program_ids[span.address] for span in correction.ranges})
+
         async def work(connection: Any) -> None:
-            if late:
-                await ledger.append_late(connection, self._lease, late)
-            if dead:
-                await ledger.append_retractions(connection, self._lease, dead)
+            await ledger.append_corrections(connection, self._lease, programs, late, dead)
 
         failure = await self._transaction("replay", work)
         if failure is None:

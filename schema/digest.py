@@ -12,7 +12,9 @@ Position, block time, witnesses, origin and the list of programs are left out: t
 Chain, one a program and commitment. c0 = sha256("community-voting-indexer/v1" · program address, 32 bytes · start_slot u64);
 c(n) = sha256(c(n-1) · row digest). A seal stores the value after its last row, so the digest at a slot does not depend on where seals end.
 Confirmed seals chain in the order in which they were appended. Finalized seals chain in chain order (slot, transaction_index) with
-retracted rows left out: two independent indexers of one program and start slot have equal values at every finalized slot.
+retracted rows left out: two independent indexers of one program and start slot have equal values at every finalized slot. A replay that corrects
+slots below the last finalized seal seals them anew, from the first seal that is no longer true to the last: that seal takes the place of
+those that begin at or after its first slot.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ __all__ = [
     "Retraction",
     "SealRange",
     "append_account_updates",
+    "append_corrections",
     "append_finalized_seal",
     "append_idl",
     "append_late",
@@ -181,6 +182,12 @@ class _Head(NamedTuple):
 
 
 _Statement = tuple[str, tuple[Any, ...]]
+# A finalized seal stands unless a later one begins at or before its first slot.
+_FIRST_UNTRUE = (
+    "SELECT slot_first, previous FROM ledger.seals s WHERE program = %s AND commitment = 'finalized' AND slot_last >= %s AND NOT EXISTS"
+    " (SELECT FROM ledger.seals n WHERE n.program = s.program AND n.commitment = s.commitment AND n.id > s.id AND n.slot_first <= s.slot_first)"
+    " ORDER BY slot_first LIMIT 1"
+)
 
 
 async def ensure_programs(conn: Conn, programs: Sequence[tuple[str, str, int]]) -> dict[str, ProgramRow]:
@@ -333,6 +340,39 @@ async def append_finalized_seal(
                     slot_time=slot_time,
                 )
             )
+        await _finish(conn, lease, appended if late else Appended(None, head.last_position), statements)
+    return appended
+
+
+async def append_corrections(
+    conn: Conn, lease: Lease, programs: Sequence[int], late: Sequence[AnyRow], retractions: Sequence[Retraction]
+) -> Appended:
+    """Correct slots that are sealed already, in one transaction: late rows, retractions, and for each of the programs that was sealed at
+    finality there, a new finalized seal. It begins where the first seal that is no longer true began, ends where the last one ends, and
+    takes their place."""
+    slots = [row.slot for row in late] + [retraction.slot for retraction in retractions]
+    if not slots:
+        return Appended(None, None)
+    touched = min(slots)
+    async with _unit(conn):
+        head = await _begin(conn, lease, [SealRange(p, touched, touched) for p in programs], [row.slot for row in late])
+        appended, prepared = await _append_rows(conn, head, late, ORIGIN_LATE)
+        statements = _appended(lease, appended, prepared, ORIGIN_LATE)
+        await _retract(conn, lease, retractions)
+        for program in programs:
+            last = head.finalized_next[program] - 1
+            if touched > last:
+                continue
+            ((first, previous),) = await _all(conn, _FIRST_UNTRUE, (program, touched))
+            seal = SealRange(program, first, last)
+            count, value = 0, bytes(previous)
+            async for digest in _chain_order(conn, seal):
+                value = digests.chain(value, (digest,))
+                count += 1
+            statements.append(
+                _write_seal(lease, seal, FINALIZED, ORIGIN_LIVE, None, None, count, value, bytes(previous))
+            )
+            statements.append(_point(f"finalized:{program}", slot=last, digest=value, epoch=lease.epoch))
         await _finish(conn, lease, appended if late else Appended(None, head.last_position), statements)
     return appended
 

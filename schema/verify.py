@@ -67,6 +67,7 @@ class _Seal(NamedTuple):
     digest: bytes
     previous: bytes
     commitment: str
+    stands: bool
 
 
 def verify(
@@ -197,6 +198,13 @@ def _rows(
                 progress(report.rows)
 
 
+# A correction below the last finalized seal writes a new one, which takes the place of those that begin at or after its first slot.
+_STANDS = (
+    "coalesce(commitment = 'confirmed' OR slot_first < min(slot_first) OVER (PARTITION BY program, commitment ORDER BY id"
+    " ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), true) AS stands"
+)
+
+
 def _seals(conn: psycopg.Connection[Any], report: Report, slot_from: int | None, slot_to: int | None) -> None:
     programs = conn.execute("SELECT id, address, start_slot FROM ledger.programs ORDER BY id").fetchall()
     for program, address, start_slot in programs:
@@ -206,6 +214,8 @@ def _seals(conn: psycopg.Connection[Any], report: Report, slot_from: int | None,
             for seal in _read_seals(conn, program, commitment):
                 where = f"seal {seal.id} ({commitment}, program {program}, slots {seal.slot_first}..{seal.slot_last})"
                 report.seals += 1
+                if not seal.stands:
+                    continue
                 if seal.previous != value:
                     report.add(
                         f"{where}: does not chain to the one before: that one is missing, or one of the two was changed"
@@ -227,7 +237,7 @@ def _seals(conn: psycopg.Connection[Any], report: Report, slot_from: int | None,
 
 
 def _seal_contents(conn: psycopg.Connection[Any], report: Report, seal: _Seal, where: str) -> None:
-    """The chain over the seal's rows. A finalized one is compared with the corrected ledger up to what later seals have not changed."""
+    """The chain over the seal's rows. A finalized one is compared with the corrected ledger."""
     condition, order, parameters = _contents(seal)
     count, value = 0, seal.previous
     with conn.cursor("verify_seal", binary=True) as cursor:
@@ -256,7 +266,8 @@ def _contents(seal: _Seal) -> tuple[str, str, tuple[Any, ...]]:
 
 def _read_seals(conn: psycopg.Connection[Any], program: int, commitment: str) -> Iterator[_Seal]:
     columns = (
-        "id, program, slot_first, slot_last, position_first, position_last, transactions, digest, previous, commitment"
+        "id, program, slot_first, slot_last, position_first, position_last, transactions, digest, previous, commitment, "
+        + _STANDS
     )
     with conn.cursor("verify_seals", binary=True) as cursor:
         cursor.itersize = _READ_ROWS
@@ -272,7 +283,8 @@ def _coverage(conn: psycopg.Connection[Any], report: Report) -> None:
     """What counts as covered is what the seals cover, no more and no less."""
     merged = (
         "SELECT program, commitment, min(slot_first), max(slot_last) FROM (SELECT *, count(*) FILTER (WHERE begins) OVER w AS island FROM"
-        " (SELECT program, commitment, slot_first, slot_last, coalesce(slot_first > 1 + lag(slot_last) OVER w, true) AS begins FROM ledger.seals"
+        " (SELECT program, commitment, slot_first, slot_last, coalesce(slot_first > 1 + lag(slot_last) OVER w, true) AS begins FROM"
+        f" (SELECT * FROM (SELECT *, {_STANDS} FROM ledger.seals) a WHERE stands) l"
         " WINDOW w AS (PARTITION BY program, commitment ORDER BY slot_first)) s WINDOW w AS (PARTITION BY program, commitment ORDER BY slot_first)) s"
         " GROUP BY program, commitment, island"
     )
@@ -285,7 +297,7 @@ def _coverage(conn: psycopg.Connection[Any], report: Report) -> None:
             report.add(f"coverage: program {program}, {commitment}, slots {slot_first}..{slot_last} {sign}")
     overlaps = conn.execute(
         "SELECT id, program FROM (SELECT id, program, slot_first <= lag(slot_last) OVER (PARTITION BY program, commitment ORDER BY slot_first)"
-        " AS bad FROM ledger.seals) s WHERE bad"
+        f" AS bad FROM (SELECT *, {_STANDS} FROM ledger.seals) a WHERE stands) s WHERE bad".encode()
     )
     for number, program in overlaps:
         report.add(f"seal {number} (program {program}): its slots are sealed twice")

@@ -117,6 +117,52 @@ def test_a_true_ledger_verifies(db: str, seed: int) -> None:
     assert differences(db) == []
 
 
+@pytest.mark.parametrize("place", [(15, 25), (0, 9), (39, 30), (21, 21)])
+def test_what_is_corrected_below_the_finalized_seals_is_sealed_anew(
+    db: str, another_db: Callable[[], str], place: tuple[int, int]
+) -> None:
+    """A ledger that lacked one row and held a dead one ends with the chain of a ledger that was right from the start."""
+    other = another_db()
+    _, truth = make_rows(random.Random(5), range(40), 2)
+    foreign, _ = make_rows(random.Random(6), range(40), 1)
+    missing = next(row for row in truth if row.slot == place[0])
+    dead = ledger.prepare_row(dataclasses.replace(foreign[place[1]], transaction_index=7), (1,), 6)
+    wrong = sorted([row for row in truth if row is not missing] + [dead], key=lambda r: (r.slot, r.transaction_index))
+
+    async def fill(dsn: str, rows: list[ledger.PreparedRow], correct: bool) -> bytes:
+        async with await database.aconnect(dsn) as conn:
+            await ledger.ensure_programs(conn, [("voting", ADDRESS, 0)])
+            lease = await leases.acquire(conn, "writer", "a", 60)
+            assert lease is not None
+            for first in range(0, 40, 10):
+                seal = SealRange(1, first, first + 9)
+                await ledger.append_seal(conn, lease, [seal], [r for r in rows if first <= r.slot < first + 10])
+                await ledger.append_finalized_seal(conn, lease, [seal])
+            if correct:
+                (held,) = [h for h in await ledger.held(conn, 1, 0, 39) if h.signature == dead.signature]
+                gone = [ledger.Retraction(held.position, held.slot, held.signature, "dead")]
+                await ledger.append_corrections(conn, lease, [1], [missing], gone)
+            row = await (
+                await conn.execute("SELECT digest FROM ledger.checkpoints WHERE name = 'finalized:1'")
+            ).fetchone()
+            assert row is not None
+            # What comes next goes on from there.
+            await ledger.append_seal(conn, lease, [SealRange(1, 40, 49)], [])
+            await ledger.append_finalized_seal(conn, lease, [SealRange(1, 40, 49)])
+            return bytes(row[0])
+
+    corrected = asyncio.run(fill(db, wrong, True))
+    assert corrected == asyncio.run(fill(other, truth, False))
+    for dsn in (db, other):
+        with database.connect(dsn) as conn:
+            assert verify(conn).differences == []
+    with database.connect(db) as conn:
+        conn.execute("ALTER TABLE ledger.retractions DISABLE TRIGGER append_only")
+        conn.execute("DELETE FROM ledger.retractions")
+        conn.execute("ALTER TABLE ledger.retractions ENABLE ALWAYS TRIGGER append_only")
+        assert any("finalized" in line for line in verify(conn).differences)
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_each_lie_is_found(db: str, lie: str) -> None:
     asyncio.run(_fill(db, 7))

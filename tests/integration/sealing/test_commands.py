@@ -122,6 +122,9 @@ def test_replay_says_equal_missing_and_foreign(db: str, busy: Chain, tmp_path: P
     # The tables followed each time: they are what a rebuild makes of the ledger.
     done = indexer(env(db, busy), "rebuild", "--dry-run", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
+    # And the finalized seals are true of the corrected ledger.
+    done = indexer(env(db, busy), "verify", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_replay_refuses_what_is_not_sealed(db: str, busy: Chain) -> None:
