@@ -61,8 +61,10 @@ def _is_installed() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole clients last: they leave accounts of the program behind, which the recorded replies do not know of."""
-    items.sort(key=lambda item: item.path.name == "test_clients.py" and item.path.parent == Path(__file__).parent)
+    """This folder last, so that a real validator, which takes a whole core, runs beside no other test. In it whole clients last: they leave
+    accounts of the program behind, which the recorded replies do not know of."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.parent == here, item.path.name == "test_clients.py"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
