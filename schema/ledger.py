@@ -275,10 +275,10 @@ async def append_seal(
             if commitment == FINALIZED:
                 _finalized_follows(head, seal)
                 statements += _cover(head, seal, FINALIZED, contiguous=True)
-        appended, prepared = await _append_rows(conn, head, rows, origin)
-        statements += _appended(lease, appended, prepared, origin)
+        appended, values = await _append_rows(conn, head, rows, origin)
+        statements += _appended(lease, appended, rows, origin)
         for seal in seals:
-            statements += _seal(lease, head, seal, prepared, appended, commitment, origin, slot_time)
+            statements += _seal(lease, head, seal, rows, values, appended, commitment, origin, slot_time)
         if tip_slot is not None:
             statements.append(_point("tip", slot=tip_slot, slot_time=slot_time))
         await _finish(conn, lease, appended, statements)
@@ -289,8 +289,8 @@ async def append_late(conn: Conn, lease: Lease, rows: Sequence[AnyRow]) -> Appen
     """Append rows that were found after their slots were sealed; marked as late, in no confirmed seal."""
     async with _unit(conn):
         head = await _begin(conn, lease, [], [row.slot for row in rows])
-        appended, prepared = await _append_rows(conn, head, rows, ORIGIN_LATE)
-        await _finish(conn, lease, appended, _appended(lease, appended, prepared, ORIGIN_LATE))
+        appended, _ = await _append_rows(conn, head, rows, ORIGIN_LATE)
+        await _finish(conn, lease, appended, _appended(lease, appended, rows, ORIGIN_LATE))
     return appended
 
 
@@ -320,8 +320,8 @@ async def append_finalized_seal(
             _finalized_follows(head, seal)
             _must_be_covered(head, seal)
             statements += _cover(head, seal, FINALIZED, contiguous=True)
-        appended, prepared = await _append_rows(conn, head, late, ORIGIN_LATE)
-        statements += _appended(lease, appended, prepared, ORIGIN_LATE)
+        appended, _ = await _append_rows(conn, head, late, ORIGIN_LATE)
+        statements += _appended(lease, appended, late, ORIGIN_LATE)
         await _retract(conn, lease, retractions)
         for seal in seals:
             count, value, previous = 0, head.chains[seal.program_id, FINALIZED], head.chains[seal.program_id, FINALIZED]
@@ -509,18 +509,15 @@ def _check_request(seals: Sequence[SealRange], rows: Sequence[AnyRow], commitmen
     ranges = {seal.program_id: seal for seal in seals}
     if len(ranges) != len(seals):
         raise LedgerConflict("one append seals one range of a program")
-    before = (-1, -1)
+    slot, index = -1, -1
     for row in rows:
-        place = (row.slot, row.transaction_index)
-        if place <= before:
-            raise LedgerConflict(
-                f"the row at slot {row.slot}, index {row.transaction_index} does not come after {before}"
-            )
-        before = place
+        before, slot, index = (slot, index), row.slot, row.transaction_index
+        if (slot, index) <= before:
+            raise LedgerConflict(f"the row at slot {slot}, index {index} does not come after {before}")
         for program in row.programs:
             seal = ranges.get(program)
-            if seal is None or not seal.slot_first <= row.slot <= seal.slot_last:
-                raise LedgerConflict(f"the row at slot {row.slot} is in no sealed range of program {program}")
+            if seal is None or not seal.slot_first <= slot <= seal.slot_last:
+                raise LedgerConflict(f"the row at slot {slot} is in no sealed range of program {program}")
 
 
 @contextlib.asynccontextmanager
@@ -653,15 +650,14 @@ def _must_be_covered(head: _Head, seal: SealRange) -> None:
         )
 
 
-async def _append_rows(
-    conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: int
-) -> tuple[Appended, list[PreparedRow]]:
-    """COPY the rows. Those that are pending are encoded piece by piece, while the server works on the piece before."""
+async def _append_rows(conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: int) -> tuple[Appended, list[bytes]]:
+    """COPY the rows; their positions and digests. Those that are pending are encoded piece by piece, while the server works on the piece
+    before."""
     if not rows:
         return Appended(None, None), []
     first = head.last_position + 1
     lead = encoding.lead
-    done: list[PreparedRow] = []
+    found: list[bytes] = []
     async with (
         conn.cursor() as cursor,
         cursor.copy(
@@ -671,18 +667,15 @@ async def _append_rows(
     ):
         await copy.write(encoding.COPY_HEADER)
         for at in range(0, len(rows), _COPY_CHUNK_ROWS):
-            parts = []
-            for n, row in enumerate(rows[at : at + _COPY_CHUNK_ROWS], first + at):
-                prepared = row.prepare() if isinstance(row, PendingRow) else row
-                done.append(prepared.without_bytes())
-                parts.append(lead(n, origin))
-                parts.append(prepared.encoded)
+            pieces = [row.prepare() if isinstance(row, PendingRow) else row for row in rows[at : at + _COPY_CHUNK_ROWS]]
+            found += [row.digest for row in pieces]
+            parts = [part for n, row in enumerate(pieces, first + at) for part in (lead(n, origin), row.encoded)]
             await copy.write(b"".join(parts))
         await copy.write(encoding.COPY_TRAILER)
-    return Appended(first, head.last_position + len(rows)), done
+    return Appended(first, head.last_position + len(rows)), found
 
 
-def _appended(lease: Lease, appended: Appended, rows: Sequence[PreparedRow], origin: int) -> list[_Statement]:
+def _appended(lease: Lease, appended: Appended, rows: Sequence[AnyRow], origin: int) -> list[_Statement]:
     if not rows:
         return []
     slots = [row.slot for row in rows]
@@ -702,14 +695,16 @@ def _seal(
     lease: Lease,
     head: _Head,
     seal: SealRange,
-    rows: Sequence[PreparedRow],
+    rows: Sequence[AnyRow],
+    values: Sequence[bytes],
     appended: Appended,
     commitment: str,
     origin: int,
     slot_time: datetime | None,
 ) -> list[_Statement]:
+    program, start = seal.program_id, appended.position_first or 0
     mine = [
-        (n, row.digest) for n, row in enumerate(rows, appended.position_first or 0) if seal.program_id in row.programs
+        (n, value) for n, (row, value) in enumerate(zip(rows, values, strict=True), start) if program in row.programs
     ]
     first, last = (mine[0][0], mine[-1][0]) if mine else (None, None)
     found = []

@@ -170,10 +170,10 @@ def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy:
                         reached.set()
                         await wake.wait()
                 else:
-                    appended, done = await ledger._append_rows(conn, head, prepared, 0)
+                    appended, _ = await ledger._append_rows(conn, head, prepared, 0)
                     reached.set()
                     await wake.wait()
-                    await ledger._finish(conn, lease, appended, ledger._appended(lease, appended, done, 0))
+                    await ledger._finish(conn, lease, appended, ledger._appended(lease, appended, prepared, 0))
 
         writer = asyncio.create_task(paused())
         await reached.wait()
