@@ -26,6 +26,7 @@ SIGNATURE_BYTES = 64
 # Half a millisecond of work between two chances for others.
 STEP_TRANSACTIONS = 32
 _NO_INNER = rows.encode_inner(())
+_NOBODY: frozenset[Address] = frozenset()
 
 # What the ledger's columns can hold; a number beyond is no answer of a node.
 _U8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -171,13 +172,18 @@ class Watched:
 
     def mentioned(self, wire: bytes, loaded: tuple[bytes, ...]) -> frozenset[Address]:
         """Programs among the transaction's keys. A message of an unknown version is searched for the bytes of the address."""
-        near = [key for key in self._by_key if key in wire or key in loaded]
-        if not near:
-            return frozenset()
-        keys = static_keys(wire)
-        if keys is None:
-            return self._named(tuple(near))
-        return self._named(tuple([key for key in near if key in loaded or _aligned(wire, key, *keys)]))
+        found: tuple[bytes, ...] = ()
+        keys: tuple[int, int] | None = None
+        walked = False
+        for key in self._by_key:
+            at = wire.find(key)
+            if at < 0 and key not in loaded:
+                continue
+            if not walked:
+                keys, walked = static_keys(wire), True
+            if keys is None or _is_key(wire, key, at, *keys) or key in loaded:
+                found += (key,)
+        return self._named(found) if found else _NOBODY
 
     def may_mention(self, wire: bytes, meta: msgspec.Raw) -> bool:
         """Whether one of the programs may be among the keys: False only when it certainly is not. Much cheaper than to read `meta`."""
@@ -192,11 +198,10 @@ class Watched:
         return frozenset(self._by_key[key] for key in keys)
 
 
-def _aligned(wire: bytes, key: bytes, start: int, end: int) -> bool:
-    """Whether the key is one of those between `start` and `end`, not just bytes that look like it."""
-    at = wire.find(key, start, end)
-    while at >= 0:
-        if (at - start) % ADDRESS_BYTES == 0:
+def _is_key(wire: bytes, key: bytes, at: int, start: int, end: int) -> bool:
+    """Whether the key is one of those between `start` and `end`, not just bytes that look like it. `at` is where it is seen first."""
+    while 0 <= at < end:
+        if at >= start and (at - start) % ADDRESS_BYTES == 0:
             return True
         at = wire.find(key, at + 1, end)
     return False
@@ -368,9 +373,10 @@ def _first_signature(wire: bytes) -> bytes:
 
 
 def _inner(groups: list[_Inner]) -> bytes:
+    decode = base58.decode
     return rows.pack_inner(
         [
-            (group.index, place, i.programIdIndex, bytes(i.accounts), base58.decode(i.data), i.stackHeight)
+            (group.index, place, i.programIdIndex, bytes(i.accounts), decode(i.data), i.stackHeight)
             for group in groups
             for place, i in enumerate(group.instructions)
         ]
