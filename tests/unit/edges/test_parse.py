@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import gc
 import json
 import random
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from indexer.core.protocol import Address, Slot
 from indexer.edges import parse
+from indexer.startup import collect_seldom
 from programs import base58
 from programs.transaction import RawTransaction, TransactionError, from_rpc, parse_wire, static_keys
 from schema.rows import StoredTransaction, prepare_row
@@ -145,6 +147,31 @@ def test_an_address_in_escaped_letters_is_still_a_mention() -> None:
 
 
 LINES = ["Program log: \0", "Program log: \ud800 alone", "x" * 10_000_000, "\ufeff\u202e", ""]
+
+
+def test_a_block_of_a_thousand_wakes_the_collector_at_most_once() -> None:
+    rng = random.Random(1)
+    logs = ["Program log: a", "Program log: b"]
+    told = block(*[entry(wire(rng, [rng.randbytes(32), KEY]), logMessages=logs, err=None) for _ in range(1000)])
+    passes = []
+    before = gc.get_threshold()
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            passes.append(info["generation"])
+
+    collect_seldom()
+    gc.callbacks.append(count)
+    try:
+        found = parse.block(told, Slot(5), WATCHED)
+        assert found is not None
+        prepared = [prepare_row(content.raw, (1,), 6) for content in found.contents or ()]
+    finally:
+        gc.callbacks.remove(count)
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert len(prepared) == 1000
+    assert passes in ([], [0])
 
 
 def test_log_lines_hold_anything() -> None:
