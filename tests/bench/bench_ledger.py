@@ -25,6 +25,7 @@ import psycopg
 
 from indexer.core.protocol import Address, Content, Slot
 from indexer.edges import parse
+from indexer.startup import collect_seldom
 from programs import base58
 from schema import db, ledger, rows
 from schema import lease as leases
@@ -97,7 +98,9 @@ class Feed:
 
     def block(self, slot: int) -> bytes:
         """A getBlock reply."""
-        return b"".join([part + number for part, number in zip(self._block, [*_numbers(slot), b""], strict=True)])
+        parts: list[bytes] = [b""] * (2 * BATCH_ROWS + 1)
+        parts[::2], parts[1::2] = self._block, _numbers(slot)
+        return b"".join(parts)
 
     def singles(self, slot: int) -> list[bytes]:
         """Replies of getTransaction."""
@@ -110,7 +113,8 @@ class Feed:
 
 def _numbers(slot: int) -> list[bytes]:
     first = slot * BATCH_ROWS
-    return [base64.b64encode((first + n).to_bytes(6, "big")) for n in range(BATCH_ROWS)]
+    text = base64.b64encode(b"".join([(first + n).to_bytes(6, "big") for n in range(BATCH_ROWS)]))
+    return [text[at : at + NUMBER_CHARS] for at in range(0, len(text), NUMBER_CHARS)]
 
 
 async def contents(feed: Feed, slot: int) -> list[Content]:
@@ -243,6 +247,7 @@ def main() -> None:
         "--long", type=int, metavar="ROWS", help="instead: an append at a tenth of ROWS and at ROWS (10000000)"
     )
     arguments = parser.parse_args()
+    collect_seldom()
     if arguments.long:
         lengths = [arguments.long // 10 // BATCH_ROWS * BATCH_ROWS, arguments.long // BATCH_ROWS * BATCH_ROWS]
         with EmbeddedPostgres() as server:
