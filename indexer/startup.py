@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # So many objects more than before, and unreachable cycles are looked for. A batch of rows is about five thousand, without a cycle, and gone
-# by itself soon after: Python's own 700 looks through each of them three times, at an eighth of the whole cost of a row.
+# by itself soon after: Python's own 700 looks through each of them three times, at an eighth of reading and encoding one.
 GC_OBJECTS = 10_000
 
 
