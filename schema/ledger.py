@@ -356,8 +356,8 @@ async def append_corrections(
     touched = min(slots)
     async with _unit(conn):
         head = await _begin(conn, lease, [SealRange(p, touched, touched) for p in programs], [row.slot for row in late])
-        appended, prepared = await _append_rows(conn, head, late, ORIGIN_LATE)
-        statements = _appended(lease, appended, prepared, ORIGIN_LATE)
+        appended, _ = await _append_rows(conn, head, late, ORIGIN_LATE)
+        statements = _appended(lease, appended, late, ORIGIN_LATE)
         await _retract(conn, lease, retractions)
         for program in programs:
             last = head.finalized_next[program] - 1
