@@ -25,7 +25,7 @@ from projections.apply import (
 from projections.bootstrap import REBUILD_LOCK_SPACE, clean_litter
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.dead_letters import settle_undecodable
-from projections.decoding import Decoder, ProgramSpec
+from projections.decoding import Decoder, ProgramSpec, collect_rarely
 from projections.fold import Poison, fold
 from projections.model import Event, Projection
 from projections.store import Store, create_indexes, create_tables, query, quoted
@@ -106,6 +106,7 @@ def rebuild(
 
     The old tables serve until the swap, and followers go on with them. UserError when another rebuild of the same projection runs.
     """
+    collect_rarely()
     work: _Events | _Rows
     if name == EVENTS:
         work = _Events(dsn, specs)

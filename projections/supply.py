@@ -25,7 +25,7 @@ from typing import IO, Any, TypeAlias
 from programs.registry import ProgramRegistry
 from projections.apply import decoded_line
 from projections.catalogue import Conn
-from projections.decoding import Decoder, ProgramSpec
+from projections.decoding import Decoder, ProgramSpec, collect_rarely
 from projections.fold import Poison
 from projections.model import Event
 from schema import db, reads
@@ -169,6 +169,7 @@ def _message(pipe: IO[bytes]) -> bytes | None:
 def serve() -> None:
     """The other process: its pieces one after the other, each ended by an empty message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    collect_rarely()
     dsn, programs, wanted, pieces = pickle.load(sys.stdin.buffer)
     specs = [
         ProgramSpec(name, address, number, idl, (), None if rows is None else ProgramRegistry.load(rows))

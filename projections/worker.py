@@ -20,7 +20,7 @@ from projections import accounts, catalogue, metrics
 from projections.apply import Batch, Target, advance, advance_events, batch_of, due
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
-from projections.decoding import Decoder, ProgramSpec
+from projections.decoding import Decoder, ProgramSpec, collect_rarely
 from projections.model import Projection
 from projections.store import Store, quoted
 from projections.tape import ROWS_MAX, Tape
@@ -270,6 +270,7 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. psycopg.Error when the database goes away: the caller starts it anew."""
+        collect_rarely()
         with self._connect() as conn:
             clean_litter(conn)
             self._begin(conn)
