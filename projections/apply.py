@@ -16,7 +16,7 @@ from psycopg import sql
 from programs import base58
 from projections import catalogue, metrics
 from projections.catalogue import EVENTS, LETTERS, Conn, State
-from projections.copytext import NULL, escaped, json_text
+from projections.copytext import NULL, escaped, iso, json_text
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import UNDECODABLE, Parked, Poison, fold
 from projections.model import Event, Projection, moment
@@ -81,7 +81,7 @@ def batch_of(after: int, rows: Sequence[LedgerRow], decoder: Decoder) -> Batch:
 def decoded_line(event: Event) -> str:
     """The line of an event for COPY into the table of decoded events."""
     time = None if event.block_time is None else moment(event.block_time)
-    shown = NULL if time is None else time.isoformat()
+    shown = NULL if time is None else iso(time)
     return (
         f"{event.position}\t{event.slot}\t{event.transaction_index}\t{event.event_index}\t{event.signature}\t"
         f"{shown}\t{event.program}\t{escaped(event.name)}\t{json_text(event.data)}\n"

@@ -19,7 +19,7 @@ _JSON = frozenset({dict, list, str, int, float, bool})
 class Accepts:
     """The types that a column takes, exactly these; `refuses` looks at the value of one of them, where `looks` says so.
 
-    plain_text: any str will do. low, high: bounds of an int. nested: a list or dict may hold text.
+    plain_text: any str will do. low, high: bounds of an int. nested: a list or dict may hold text. utc: a time with a zone.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Accepts:
     high: int = -1
     looks: bool = True
     nested: bool = True
+    utc: bool = False
 
 
 class _Anything:
@@ -58,7 +59,8 @@ def accepts(column: sa.Column[Any]) -> Accepts:
     plain = isinstance(kinds, frozenset) and kinds - {_NONE} == {str} and refuses is _nothing
     nested = isinstance(kind, sa.JSON) or (isinstance(kind, sa.ARRAY) and not isinstance(kind.item_type, sa.Integer))
     low, high = _range(kind) if isinstance(kind, sa.Integer) else (0, -1)
-    return Accepts(column.name, kinds, refuses, wants, plain, low, high, refuses is not _nothing, nested)
+    utc = isinstance(kind, sa.DateTime) and bool(kind.timezone)
+    return Accepts(column.name, kinds, refuses, wants, plain, low, high, refuses is not _nothing, nested, utc)
 
 
 def _range(kind: sa.Integer) -> tuple[int, int]:

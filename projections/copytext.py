@@ -53,12 +53,13 @@ def _flag(value: Any) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _iso(value: datetime) -> str:
+def iso(value: datetime) -> str:
+    """A time as the server reads it; many rows have the same."""
     return value.isoformat()
 
 
 def _time(value: Any) -> str:
-    return NULL if value is None else _iso(value)
+    return NULL if value is None else iso(value)
 
 
 def _json(value: Any) -> str:
@@ -133,7 +134,36 @@ def _formatter(kind: Any) -> Callable[[Any], str]:
 
 
 def line(columns: Sequence[tuple[str, Any]]) -> Callable[[_Row], str]:
-    """A function from a row to its line for COPY, the columns in the given order. Types are SQLAlchemy's."""
+    """A function from a row to its line for COPY, the columns in the given order. Types are SQLAlchemy's.
+
+    It is compiled, one expression a column. Texts are looked at together: where one needs escaping, all columns go the long way.
+    """
+    plain = plain_line(columns)
+    scope: dict[str, Any] = {"plain": plain, "NULL": NULL}
+    body, texts, parts = [], [], []
+    for place, (name, kind) in enumerate(columns):
+        form, value = _formatter(kind), f"v{place}"
+        body.append(f"{value} = row[{name!r}]")
+        shown = value
+        if form is _text:
+            texts.append(f"{{{value}}}")
+        elif form is _flag:
+            shown = f"'t' if {value} else 'f'"
+        elif form is not _number:
+            scope[f"form{place}"] = form
+            shown = f"form{place}({value})"
+        parts.append(f"{{NULL if {value} is None else {shown}}}")
+    if texts:
+        looks = " or ".join(f"{sign!r} in texts" for sign in _ESCAPES)
+        body += [f'texts = f"{"".join(texts)}"', f"if {looks}: return plain(row)"]
+    body.append('return f"' + "\\t".join(parts) + '\\n"')
+    exec("def made(row):\n" + "".join(f"    {statement}\n" for statement in body), scope)
+    made: Callable[[_Row], str] = scope["made"]
+    return made
+
+
+def plain_line(columns: Sequence[tuple[str, Any]]) -> Callable[[_Row], str]:
+    """As `line`, column by column: what it must be equal to."""
     formatters = [(name, _formatter(kind)) for name, kind in columns]
 
     def make(row: _Row) -> str:
@@ -143,12 +173,14 @@ def line(columns: Sequence[tuple[str, Any]]) -> Callable[[_Row], str]:
 
 
 def json_rows(columns: Sequence[tuple[str, Any]]) -> Callable[[Sequence[_Row]], str]:
-    """A function from rows to a JSON array that `jsonb_to_recordset` reads back with the columns' types."""
+    """A function from rows to a JSON array of these columns, which `jsonb_to_recordset` reads back with the columns' types."""
+    names = [name for name, _ in columns]
     # What JSON cannot say, the server reads from a string: floats that are not finite, bytes.
     odd = [name for name, kind in columns if isinstance(kind, sa.Numeric | sa.Float | sa.LargeBinary | sa.ARRAY)]
 
     def make(rows: Sequence[_Row]) -> str:
-        return _encode([_readable(row, odd) for row in rows] if odd else rows).decode()
+        part = [{name: row[name] for name in names} for row in rows]
+        return _encode([_readable(row, odd) for row in part] if odd else part).decode()
 
     return make
 

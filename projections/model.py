@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from projections.columns import Accepts, accepts
 from projections.purity import impurity
+from projections.shapes import Shape
 
 # A row as a handler sees it cannot be changed in place.
 Row: TypeAlias = Mapping[str, Any]
@@ -296,6 +297,9 @@ def _check_table(table: sa.Table) -> None:
             raise ProjectionError(f"table {table.name}: column {column.name}: default must be a plain value")
 
 
+_shape = lru_cache(maxsize=1024)(Shape)
+
+
 class _Now:
     """The event whose handler runs."""
 
@@ -311,17 +315,11 @@ class _Now:
 class TableRows:
     """One table's rows by key, as far as they were loaded. Values are replaced, never changed in place."""
 
-    __slots__ = ("_columns", "_empty", "_held", "_key", "_keys", "_name", "_now", "_required")
+    __slots__ = ("_held", "_name", "_now", "_shape")
 
-    def __init__(self, table: sa.Table, held: dict[Key, Row | None], now: _Now) -> None:
-        self._name = table.name
-        self._columns = {c.name: accepts(c) for c in table.c}
-        self._empty = {c.name: _empty(c) for c in table.c}
-        self._key = tuple(c.name for c in table.primary_key.columns)
-        self._keys = frozenset(self._key)
-        self._required = {
-            c.name for c in table.c if not c.nullable and c.name not in self._key and self._empty[c.name] is None
-        }
+    def __init__(self, shape: Shape, held: dict[Key, Row | None], now: _Now) -> None:
+        self._name = shape.name
+        self._shape = shape
         self._held = held
         self._now = now
 
@@ -340,22 +338,24 @@ class TableRows:
             )
         except TypeError:
             raise ProjectionError(
-                f"{self._name}: {key!r} is no key; give the value of {', '.join(self._key)}, as the event has it"
+                f"{self._name}: {key!r} is no key; give the value of {', '.join(self._shape.key)}, as the event has it"
             ) from None
 
     def put(self, *key: Any, **values: Any) -> None:
         """Make the row, or replace it as a whole. Columns that are not given get their default."""
         before = self._row(key)
-        event = self._event()
-        self._check(key, values)
-        if not self._required <= values.keys():
-            missing = sorted(self._required - values.keys())
-            raise ProjectionError(
-                f"{self._name}: put without {', '.join(missing)}; give a value, or the column a default"
-            )
-        row = {**self._empty, **dict(zip(self._key, key, strict=True)), **values}
-        row["created_slot"] = row["updated_slot"] = event.slot
-        row["created_signature"] = row["updated_signature"] = event.signature
+        event, shape = self._event(), self._shape
+        row = shape.put(tuple(values))(key, values, event.slot, event.signature)
+        if row is None:
+            self._check(key, values)
+            if not shape.required <= values.keys():
+                missing = sorted(shape.required - values.keys())
+                raise ProjectionError(
+                    f"{self._name}: put without {', '.join(missing)}; give a value, or the column a default"
+                )
+            row = {**shape.empty, **dict(zip(shape.key, key, strict=True)), **values}
+            row["created_slot"] = row["updated_slot"] = event.slot
+            row["created_signature"] = row["updated_signature"] = event.signature
         self._now.journal.append((self, key, before))
         self._held[key] = row
 
@@ -365,14 +365,12 @@ class TableRows:
         event = self._event()
         if before is None:
             raise ProjectionError(f"{self._name}: no row {key!r} to update; the event that makes it is missing")
-        self._check(key, values)
+        row = self._shape.update(tuple(values))(before, values, event.slot, event.signature)
+        if row is None:
+            self._check(key, values)
+            row = {**before, **values, "updated_slot": event.slot, "updated_signature": event.signature}
         self._now.journal.append((self, key, before))
-        self._held[key] = {
-            **before,
-            **values,
-            "updated_slot": event.slot,
-            "updated_signature": event.signature,
-        }
+        self._held[key] = row
 
     def delete(self, *key: Any) -> None:
         """Remove the row; nothing happens when there is none."""
@@ -384,11 +382,11 @@ class TableRows:
 
     def _check(self, key: Key, values: dict[str, Any]) -> None:
         """Refuse what the column cannot hold, and clean what a handler made of text."""
-        columns = self._columns
+        columns = self._shape.columns
         for name, value in values.items():
             column = columns.get(name)
             if column is None:
-                raise ProjectionError(f"{self._name}: unknown column {name!r}; it has {', '.join(self._columns)}")
+                raise ProjectionError(f"{self._name}: unknown column {name!r}; it has {', '.join(columns)}")
             kind = value.__class__
             if kind is str and column.plain_text:
                 # An event's data is clean already; text that a handler made itself can hold one.
@@ -400,9 +398,9 @@ class TableRows:
                 raise ProjectionError(f"{self._name}.{name}: {_shown(value)} does not fit; give {column.wants}")
             elif column.nested and (kind is list or kind is dict or kind is str):
                 values[name] = clean(value)
-        if self._keys.isdisjoint(values):
+        if self._shape.keys.isdisjoint(values):
             return
-        for name, part in zip(self._key, key, strict=True):
+        for name, part in zip(self._shape.key, key, strict=True):
             if name in values and values[name] != part:
                 raise ProjectionError(
                     f"{self._name}: {name} is the row's key and cannot be changed; put a row of that key"
@@ -415,17 +413,12 @@ class TableRows:
         return event
 
 
-def _empty(column: sa.Column[Any]) -> Any:
-    default = column.default
-    return default.arg if isinstance(default, sa.ColumnDefault) and default.is_scalar else None
-
-
 class Rows:
     """The tables of a projection, as attributes by name."""
 
     def __init__(self, projection: Projection, held: dict[str, dict[Key, Row | None]]) -> None:
         self._now = _Now()
-        self._tables = {t.name: TableRows(t, held[t.name], self._now) for t in projection.tables}
+        self._tables = {t.name: TableRows(_shape(t), held[t.name], self._now) for t in projection.tables}
         # Found as attributes without the detour over __getattr__.
         self.__dict__.update({n: t for n, t in self._tables.items() if not n.startswith("_") and n != "apply"})
 
