@@ -140,11 +140,18 @@ def lock(conn: Conn, name: str) -> State | None:
 
 def save(conn: Conn, state: State) -> None:
     """Store the state and the checkpoint that readers of the ledger's records see, in the caller's transaction."""
+    # One statement, since every follower waits for its answer after every batch.
     conn.execute(
-        "INSERT INTO projections.installed (name, version, generation, position, slot, transaction_index, retraction_id, revision)"
+        "WITH state AS (INSERT INTO projections.installed"
+        " (name, version, generation, position, slot, transaction_index, retraction_id, revision)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
         " generation = excluded.generation, position = excluded.position, slot = excluded.slot,"
-        " transaction_index = excluded.transaction_index, retraction_id = excluded.retraction_id, revision = excluded.revision",
+        " transaction_index = excluded.transaction_index, retraction_id = excluded.retraction_id, revision = excluded.revision)"
+        " INSERT INTO ledger.checkpoints (name, position, slot, transaction_index, slot_time) VALUES"
+        " ('projection:' || %s, %s, %s, %s, (SELECT to_timestamp(max(block_time)) FROM ledger.transactions WHERE slot = %s AND"
+        " position = %s)) ON CONFLICT (name) DO UPDATE SET position = excluded.position, slot = excluded.slot,"
+        " transaction_index = excluded.transaction_index, slot_time = coalesce(excluded.slot_time, checkpoints.slot_time),"
+        " updated_at = clock_timestamp()",
         (
             state.name,
             state.version,
@@ -154,15 +161,13 @@ def save(conn: Conn, state: State) -> None:
             state.transaction_index,
             state.retraction_id,
             state.revision,
+            state.name,
+            state.position,
+            max(state.slot, 0),
+            max(state.transaction_index, 0),
+            state.slot,
+            state.position,
         ),
-    )
-    conn.execute(
-        "INSERT INTO ledger.checkpoints (name, position, slot, transaction_index, slot_time) VALUES"
-        " ('projection:' || %s, %s, %s, %s, (SELECT to_timestamp(max(block_time)) FROM ledger.transactions WHERE slot = %s AND"
-        " position = %s)) ON CONFLICT (name) DO UPDATE SET position = excluded.position, slot = excluded.slot,"
-        " transaction_index = excluded.transaction_index, slot_time = coalesce(excluded.slot_time, checkpoints.slot_time),"
-        " updated_at = clock_timestamp()",
-        (state.name, state.position, max(state.slot, 0), max(state.transaction_index, 0), state.slot, state.position),
     )
 
 

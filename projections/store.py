@@ -6,7 +6,8 @@ upsert. The cache outlives a batch; the writer's lock on the projection's row ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any, LiteralString, cast
 
@@ -23,6 +24,9 @@ from projections.model import PROVENANCE, Key, Projection, Row
 # About 2 kB each in memory, so 40 MB: two copies fit beside everything else in what a rebuild may take.
 ROWS_MAX = 20_000
 _WRITE_ROWS_MAX = 5_000
+_COPY_ROWS = 200
+_UPDATES_MAX = 256
+_ONE_FORM = frozenset({str, int, bool, type(None), datetime})
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -80,15 +84,42 @@ class _Sql:
             f"JOIN unnest({wanted}) AS s({keys}) ON {same}"
         )
         self.copy = query(f"COPY {self.name} ({listed}) FROM STDIN")
-        typed = ", ".join(f"{quoted(c)} {kind}" for c, kind in types.items())
-        changed = ", ".join(f"{quoted(c)} = s.{quoted(c)}" for c in self.columns if c not in self.key)
-        self.update = query(
-            f"UPDATE {self.name} t SET {changed} FROM jsonb_to_recordset(%s::jsonb) AS s({typed}) WHERE {same}"
-        )
+        self._types, self._same = types, same
+        self._kinds = {c.name: c.type for c in made.c}
+        self._updates: dict[tuple[str, ...], tuple[LiteralString, Callable[[Sequence[Row]], str]]] = {}
         self.delete = query(f"DELETE FROM {self.name} t USING unnest({wanted}) AS s({keys}) WHERE {same}")
         self.loaded = [(c.name, convert) for c in made.c if (convert := as_put(c.type)) is not None]
         self.line = copytext.line([(c.name, c.type) for c in made.c])
-        self.json = copytext.json_rows([(c.name, c.type) for c in made.c])
+
+    def update(self, before: Sequence[Row], rows: Sequence[Row]) -> tuple[LiteralString, str] | None:
+        """The statement that makes rows of what they were before, and its parameter: only columns that changed in one of them go along.
+
+        None when nothing changed.
+        """
+        changed: set[str] = set()
+        for old, new in zip(before, rows, strict=True):
+            for name, value in new.items():
+                was = old[name]
+                # Equal values may be written differently: 0.0 and -0.0, or 1 and true as JSON.
+                if was is not value and (
+                    was.__class__ is not value.__class__ or was != value or value.__class__ not in _ONE_FORM
+                ):
+                    changed.add(name)
+        if not changed:
+            return None
+        names = tuple(c for c in self.columns if c in changed or c in self.key)
+        found = self._updates.get(names)
+        if found is None:
+            typed = ", ".join(f"{quoted(c)} {self._types[c]}" for c in names)
+            sets = ", ".join(f"{quoted(c)} = s.{quoted(c)}" for c in names if c not in self.key)
+            text = (
+                f"UPDATE {self.name} t SET {sets} FROM jsonb_to_recordset(%s::jsonb) AS s({typed}) WHERE {self._same}"
+            )
+            found = query(text), copytext.json_rows([(c, self._kinds[c]) for c in names])
+            if len(self._updates) >= _UPDATES_MAX:
+                self._updates.clear()
+            self._updates[names] = found
+        return found[0], found[1](rows)
 
 
 class _Seen:
@@ -144,7 +175,8 @@ class Store:
         self._rows_max = rows_max
         self._bulk = bulk
         self.held: dict[str, dict[Key, Row | None]] = {name: {} for name in self._sql}
-        self._stored: dict[str, set[Key]] = {name: set() for name in self._sql}
+        # As the table has them. Rows are replaced and never changed, so this holds no second copy of what did not change.
+        self._stored: dict[str, dict[Key, Row]] = {name: {} for name in self._sql}
         self._dirty: dict[str, set[Key]] = {name: set() for name in self._sql}
         self._seen: dict[str, _Seen] | None = {name: _Seen() for name in self._sql} if fresh else None
 
@@ -176,8 +208,7 @@ class Store:
             for name, convert in statement.loaded:
                 row[name] = convert(row[name])
             key = tuple([row[columns[i]] for i in width])
-            held[key] = row
-            stored.add(key)
+            held[key] = stored[key] = row
 
     def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
         """The rows were changed."""
@@ -213,16 +244,17 @@ class Store:
             if leaving:
                 self._write(table, leaving)
                 dirty -= leaving
+            stored = self._stored[table]
             for key in going:
                 del held[key]
-            self._stored[table].difference_update(going)
+                stored.pop(key, None)
             if count <= 0:
                 return
 
     def _write(self, table: str, keys: set[Key]) -> None:
         statement, held, stored = self._sql[table], self.held[table], self._stored[table]
         new: list[Key] = []
-        changed: list[Row] = []
+        changed: list[Key] = []
         gone: list[Key] = []
         for key in keys:
             row = held[key]
@@ -230,22 +262,30 @@ class Store:
                 if key in stored:
                     gone.append(key)
             elif key in stored:
-                changed.append(row)
+                changed.append(key)
             else:
                 new.append(key)
         # Neighbours in the key's index are then written together.
         new.sort()
-        for at in range(0, len(new), _WRITE_ROWS_MAX):
-            part = new[at : at + _WRITE_ROWS_MAX]
-            lines = "".join([statement.line(held[key]) for key in part])  # type: ignore[arg-type]
+        if new:
+            line = statement.line
             with self._conn.cursor() as cursor, cursor.copy(statement.copy) as copy:
-                copy.write(lines)
+                # In small parts: the server stores the first rows while we make the lines of the next.
+                for at in range(0, len(new), _COPY_ROWS):
+                    copy.write("".join([line(held[key]) for key in new[at : at + _COPY_ROWS]]))  # type: ignore[arg-type]
         for at in range(0, len(changed), _WRITE_ROWS_MAX):
-            self._conn.execute(statement.update, [statement.json(changed[at : at + _WRITE_ROWS_MAX])])
+            part = changed[at : at + _WRITE_ROWS_MAX]
+            update = statement.update([stored[key] for key in part], [held[key] for key in part])  # type: ignore[misc]
+            if update is not None:
+                self._conn.execute(update[0], [update[1]])
         if gone:
             self._conn.execute(statement.delete, [list(column) for column in zip(*gone, strict=True)])
-        stored.update(new)
-        stored.difference_update(gone)
+        for key in new:
+            stored[key] = held[key]  # type: ignore[assignment]
+        for key in changed:
+            stored[key] = held[key]  # type: ignore[assignment]
+        for key in gone:
+            del stored[key]
         if self._seen is not None:
             self._seen[table].add(new)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -19,6 +20,7 @@ from projections.copytext import line, plain_line
 from projections.fold import MemoryStore, fold
 from projections.model import Event, Projection, ProjectionError, Rows
 from projections.shapes import Shape
+from projections.store import _Sql
 
 # Names that would break out of generated code that did not quote them.
 _COLUMNS: list[tuple[str, Any]] = [
@@ -136,6 +138,32 @@ def test_rows_that_fit_and_hold_no_text_to_clean_take_the_compiled_way(row: dict
 def test_compiled_lines_are_the_plain_ones(row: dict[str, Any]) -> None:
     columns = [(name, kind() if isinstance(kind, type) else kind) for name, kind in _COLUMNS]
     assert line(columns)(row) == plain_line(columns)(row)
+
+
+@settings(deadline=None)
+@given(_rows, _rows)
+def test_an_update_carries_every_column_that_changed(before: dict[str, Any], after: dict[str, Any]) -> None:
+    extra = {"key": "k", "created_slot": 1, "created_signature": "s", "updated_slot": 2, "updated_signature": "s"}
+    old, new = {**before, **extra}, {**after, **extra}
+    update = _Sql(table(True), "x").update([old], [new])
+    carried = {} if update is None else json.loads(update[1])[0]
+    missing = {name for name in new if name not in carried and name != "key"}
+    assert all(repr(old[name]) == repr(new[name]) for name in missing)
+
+
+def test_an_update_carries_nothing_that_did_not() -> None:
+    row = {**dict.fromkeys([name for name, _ in _COLUMNS]), "key": "k", "created_slot": 1, "created_signature": "s",
+           "updated_slot": 1, "updated_signature": "s"}  # fmt: skip
+    made = _Sql(table(True), "x")
+    assert made.update([row], [dict(row)]) is None
+    update = made.update([row, row], [{**row, "flag": True}, {**row, "updated_slot": 2}])
+    assert update is not None
+    assert [set(part) for part in json.loads(update[1])] == [{"key", "flag", "updated_slot"}] * 2
+    # Equal for Python, another value in the table.
+    for name, was, now in (("real", 0.0, -0.0), ("tree", 1, True)):
+        update = made.update([{**row, name: was}], [{**row, name: now}])
+        assert update is not None
+        assert name in json.loads(update[1])[0]
 
 
 def test_a_put_without_its_columns_is_refused_the_second_time_too() -> None:
