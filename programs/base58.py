@@ -9,6 +9,7 @@ import based58
 from solders.pubkey import Pubkey
 
 ADDRESS_BYTES = 32
+SIGNATURE_BYTES = 64
 # Text of a 32-byte address is 32 to 44 characters; anything longer is refused before the quadratic conversion starts.
 _ADDRESS_TEXT_MAX = 44
 _CACHED_ADDRESSES = 1 << 16
@@ -19,6 +20,12 @@ _NO_DIGIT = 255
 _DIGITS = bytes([_ALPHABET.find(char) & 255 for char in range(256)])
 # So many digits are one small integer.
 _CHUNK = 10
+
+# So many digits are less than an address holds; what is left of a signature is less than its two digits say.
+_SPLIT_DIGITS = 43
+_SPLIT = 58**_SPLIT_DIGITS
+_LETTERS = _ALPHABET.decode()
+_FIRST = [(_LETTERS[n // 58] if n >= 58 else "") + _LETTERS[n % 58] for n in range((1 << 512) // _SPLIT**2 + 1)]
 
 _from_bytes = Pubkey.from_bytes
 _decode_short: Callable[[bytes], bytes] = based58.b58decode
@@ -61,6 +68,25 @@ def encode(data: bytes) -> str:
     """Base58 text of any bytes."""
     text: bytes = based58.b58encode(data)
     return text.decode("ascii")
+
+
+def signature_text(data: bytes) -> str:
+    """The base58 text of a signature, as `encode` has it and a third quicker: one is made for every row of the ledger that is read.
+
+    The library's work grows with the square of the length, and for an address it has a quicker way; so two addresses' worth of digits
+    are split off.
+    """
+    if len(data) != SIGNATURE_BYTES or not data[0]:
+        return encode(data)
+    rest, last = divmod(int.from_bytes(data, "big"), _SPLIT)
+    first, middle = divmod(rest, _SPLIT)
+    text: str = _FIRST[first] + _digits(middle) + _digits(last)
+    return text
+
+
+def _digits(number: int) -> str:
+    # A leading zero is shown once for each byte that it fills, which is another number than its digits.
+    return str(_from_bytes(number.to_bytes(ADDRESS_BYTES, "big"))).lstrip("1").rjust(_SPLIT_DIGITS, "1")
 
 
 def decode(text: str) -> bytes:

@@ -209,7 +209,7 @@ def _row(fields: Sequence[Any]) -> LedgerRow:
     raw = RawTransaction(
         slot,
         index,
-        base58.encode(signature),
+        base58.signature_text(signature),
         block_time,
         err,
         wire,
