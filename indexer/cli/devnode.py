@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
                     f"JSON-RPC {node.rpc_url}\nPubSub   {node.ws_url}\nslot every {config.slot_ms:g} ms; Ctrl-C ends it",
                     flush=True,
                 )
-            await stop.wait()
+            await node.run_until(stop)
             if config.snapshot is not None:
                 node.save(config.snapshot)
 

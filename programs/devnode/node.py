@@ -114,6 +114,15 @@ class DevNode:
             self._http.close()
         await self.sockets.stop()
 
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Wait for `stop`. What breaks the clock is raised here: a chain that stands still must not look like a quiet one."""
+        waiting = asyncio.create_task(stop.wait())
+        tasks: set[asyncio.Task[Any]] = {waiting} if self._clock is None else {waiting, self._clock}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._clock is not None and self._clock.done():
+            self._clock.result()
+
     # --- time ------------------------------------------------------------------------------------------------------
 
     def _unix_s(self, slot: int) -> int:

@@ -22,6 +22,8 @@ def resolve(name: str) -> Projection:
         raise UserError(f"projections = {name!r}: {error}; check the path, and that the package is installed") from None
     except ProjectionError as error:
         raise UserError(f"projections = {name!r}: {error}") from None
+    except Exception as error:  # the module is somebody else's code: whatever it raises belongs to the setting
+        raise UserError(f"projections = {name!r}: {type(error).__name__}: {error}; mend the module") from None
     if not isinstance(found, Projection):
         raise UserError(
             f"projections = {name!r}: {type(found).__name__} is no Projection; name the object made by Projection(…)"

@@ -308,3 +308,28 @@ def test_a_chain_after_forks_has_the_accounts_of_a_chain_without_them(seed: int)
                     assert machine.account(address) == account, address
 
     run(body)
+
+
+def test_a_clock_that_breaks_ends_the_node_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with DevNode(DevNodeConfig(rpc_port=0, ws_port=0, slot_ms=5)) as node:
+
+            def broken(**_: object) -> None:
+                raise RuntimeError("a slot that can't be made")
+
+            monkeypatch.setattr(node, "_tick", broken)
+            await asyncio.wait_for(node.run_until(asyncio.Event()), 10)
+
+    with pytest.raises(RuntimeError, match="can't be made"):
+        asyncio.run(run())
+
+
+def test_a_node_runs_until_it_is_told_to_stop() -> None:
+    async def run() -> int:
+        async with DevNode(DevNodeConfig(rpc_port=0, ws_port=0, slot_ms=5)) as node:
+            stop = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.1, stop.set)
+            await node.run_until(stop)
+            return node.chain.tip.slot
+
+    assert asyncio.run(run()) > 0

@@ -174,3 +174,13 @@ def test_a_retraction_waits_for_the_row_it_takes_back() -> None:
     assert [r.id for r in due(held, 0, 100)] == [1]
     assert [r.id for r in due(held, 1, 100)] == []
     assert [r.id for r in due(held, 1, 900)] == [2, 3]
+
+
+def test_a_module_that_breaks_while_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_projection.py").write_text("1 / 0\n")
+    (tmp_path / "unreadable_projection.py").write_text("def (\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, said in (("broken_projection:X", "ZeroDivisionError"), ("unreadable_projection:X", "SyntaxError")):
+        with pytest.raises(UserError, match=said) as refused:
+            resolve(name)
+        assert refused.value.exit_code == 2
