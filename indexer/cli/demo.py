@@ -26,7 +26,7 @@ from typing import IO, Any
 _PR_SET_PDEATHSIG = 1
 READY_S = 30.0
 CLOSE_S = 40.0
-BAR_CELLS = 24
+QUESTIONS_SHOWN = 3
 
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +42,9 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--rate", type=float, default=60.0, help="transactions a second (default 60)")
     parser.add_argument("--seed", type=int, default=1, help="which crowd (default 1)")
     parser.add_argument("--keep", action="store_true", help="stay up at the end, until Ctrl-C")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="save the last picture of the crowd's work as a drawing"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document at the end")
     parser.set_defaults(func=run)
 
@@ -54,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         demo = stack.enter_context(_stage(view))
         equal = asyncio.run(_play(demo, args, view))
+        if args.picture:
+            view.save(args.picture)
         if args.json:
             print(json.dumps({"equal": equal, **demo.figures}))
         if args.keep:
@@ -74,6 +79,8 @@ class Demo:
     environment: dict[str, str]
     indexer: subprocess.Popen[bytes] | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    # The questions in the picture: each stays in its place while it is open, else the bars would jump about.
+    shown: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -200,17 +207,36 @@ def _picture(demo: Demo) -> dict[str, Any]:
             fresh["tip_slot"] = tip
             if fresh.get("projected_slot") is not None:
                 fresh["lag_slots"] = max(0, tip - fresh["projected_slot"])
-            fresh["events"] = cursor.execute("SELECT count(*) AS n FROM events.decoded").fetchone()["n"]  # type: ignore[index]
+            fresh |= (
+                cursor.execute(
+                    "SELECT (SELECT count(*) FROM events.decoded) AS events,"
+                    " (SELECT coalesce(max(position) + 1, 0) FROM ledger.transactions) AS rows"
+                ).fetchone()
+                or {}
+            )
             fresh["counts"] = cursor.execute(
                 "SELECT (SELECT count(*) FROM voting.communities) AS communities, (SELECT count(*) FROM voting.members) AS members,"
                 " (SELECT count(*) FROM voting.questions) AS questions, (SELECT count(*) FROM voting.votes) AS votes"
             ).fetchone()
-            fresh["questions"] = cursor.execute(
-                "SELECT text, options, tallies, status, ballots_cast FROM voting.questions ORDER BY updated_slot DESC, question LIMIT 4"
-            ).fetchall()
+            fresh["questions"] = _questions(demo, cursor)
             return fresh
     except (psycopg.Error, OSError, KeyError, TypeError):
         return {}
+
+
+def _questions(demo: Demo, cursor: Any) -> list[dict[str, Any]]:
+    """What is voted on just now; a question keeps its place until it closes."""
+    found = cursor.execute(
+        "SELECT q.question, c.name AS community, q.text, q.options, q.tallies, q.status, q.ballot_kind, q.ballots_cast"
+        " FROM voting.questions q JOIN voting.communities c USING (community)"
+        " WHERE q.question = ANY(%s) OR q.status = 'Open' ORDER BY q.updated_slot DESC, q.question LIMIT 50",
+        (demo.shown,),
+    ).fetchall()
+    by_address = {row["question"]: row for row in found}
+    still = [address for address in demo.shown if by_address.get(address, {}).get("status") == "Open"]
+    new = [row["question"] for row in found if row["status"] == "Open" and row["question"] not in still]
+    demo.shown = [*still, *new][:QUESTIONS_SHOWN] or [row["question"] for row in found][:QUESTIONS_SHOWN]
+    return [by_address[address] for address in demo.shown if address in by_address]
 
 
 def _reconcile(demo: Demo) -> tuple[int, str]:
