@@ -21,7 +21,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -40,9 +40,12 @@ from indexer.edges.httpd import HttpServer
 from indexer.edges.ledger import LedgerMoved, PostgresLedger, TipClock
 from indexer.edges.rpc import RpcClient, WrongCluster
 from indexer.edges.socket import Listeners, SocketEdge
-from indexer.log import log
+from indexer.log import log, one_line
+from indexer.projector import ProjectorThread
+from indexer.report import Reporter
 from indexer.settings import Settings
 from indexer.startup import Prepared, prepare, rpc_client, witness_client
+from indexer.state import State
 from programs.errors import EXIT_UNREACHABLE, UserError
 from schema import lease as leases
 from schema import ledger as ledger_api
@@ -56,14 +59,11 @@ GATHER_S = 0.04
 RETRY_S_MIN = 0.2
 RETRY_S_MAX = 5.0
 HALTED_S = 15.0
-# A round that is not proven is tried again; when none was for so long, /readyz says why.
-UNPROVEN_SHOWN_S = 10.0
 # With the socket's contents a seal may cover two slots: half the calls, and a slot more of delay.
 TRUSTING_ROUND_S = 0.85
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
 CLOSING_S = 1.0
 CANCEL_AGAIN_S = 0.2
-NO_SLOT = Slot(-1)
 _GIVE_IDL = "give the new IDL with the slot from which it holds, and start again; until then the old one is used"
 
 
@@ -76,29 +76,6 @@ class RunOptions:
     until_slot: Slot | None = None
     # The process is the daemon's own: it may be ended hard when the shutdown's deadline is over.
     own_process: bool = False
-
-
-@dataclass(slots=True)
-class State:
-    """What /readyz and the log tell; written by the loops, read by the HTTP server."""
-
-    started: bool = False
-    leader: bool = False
-    halted: Halted | None = None
-    audit_halted: Halted | None = None
-    catch_up_halted: Halted | None = None
-    differences: int = 0
-    unproven: str | None = None
-    unproven_since: float | None = None
-    disputed: bool = False
-    catching_up: dict[str, int] = field(default_factory=dict)
-    tip: Slot = NO_SLOT
-    sealed: Slot = NO_SLOT
-    finalized: Slot = NO_SLOT
-    socket: bool = False
-    database_down: bool = False
-    rows: int = 0
-    failed_tasks: dict[str, str] = field(default_factory=dict)
 
 
 class Daemon:
@@ -138,7 +115,7 @@ class Daemon:
                 prepared = await self._until_stopped(prepare(self.settings, migrate=True))
             except (psycopg.Error, SQLAlchemyError, OSError) as error:
                 raise UserError(
-                    f"INDEXER_DATABASE_URL: the start was cut short: {_line(error)}", EXIT_UNREACHABLE
+                    f"INDEXER_DATABASE_URL: the start was cut short: {one_line(error)}", EXIT_UNREACHABLE
                 ) from None
             if prepared is None:
                 return self._exit_code()
@@ -220,7 +197,7 @@ class Daemon:
                 log.warning("ledger_moved", error=str(moved))
             except (psycopg.Error, OSError) as error:
                 # The database went away between two terms; the next one begins when it is back.
-                log.seldom(5.0, "error", "database_down", error=_line(error))
+                log.seldom(5.0, "error", "database_down", error=one_line(error))
                 await self._sleep(1.0)
             finally:
                 self.state.leader = False
@@ -236,7 +213,7 @@ class Daemon:
                 self.state.database_down = False
             except (psycopg.Error, OSError) as error:
                 self.state.database_down = True
-                log.seldom(10.0, "error", "database_down", error=_line(error))
+                log.seldom(10.0, "error", "database_down", error=one_line(error))
                 lease = None
             if lease is not None:
                 return lease
@@ -374,8 +351,8 @@ class Daemon:
             except (asyncio.CancelledError, LeaseLost, LedgerMoved, WrongCluster):
                 raise
             except Exception as error:
-                self.state.failed_tasks[name] = _line(error)
-                log.error("loop_failed", loop=name, error=_line(error), trace=traceback.format_exc(limit=8))
+                self.state.failed_tasks[name] = one_line(error)
+                log.error("loop_failed", loop=name, error=one_line(error), trace=traceback.format_exc(limit=8))
                 await self._sleep(pause)
                 pause = min(pause * 2, 30.0)
                 if self._stop.is_set():
@@ -392,7 +369,7 @@ class Daemon:
                 self.state.database_down = False
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self.state.database_down = True
-                log.seldom(5.0, "warning", "lease_not_renewed", error=_line(error))
+                log.seldom(5.0, "warning", "lease_not_renewed", error=one_line(error))
 
     # ---- listening ----
 
@@ -619,53 +596,11 @@ class Daemon:
 
     def reasons(self) -> list[dict[str, Any]]:
         """Why this process is not ready; empty when it is."""
-        state, settings = self.state, self.settings
-        found: list[dict[str, Any]] = []
-        if not state.started:
-            return [{"reason": "starting"}]
-        if state.database_down:
-            found.append({"reason": "database_down", "remedy": "see the log's database_down"})
-        if self._database is not None and self._database.failing is not None:
-            # Nothing is lost by it: the checkpoint stays, and the same is tried again.
-            remedy = "mend what the detail names (space, rights, time-outs); the indexer goes on by itself"
-            found.append({"reason": "database_failing", "detail": self._database.failing, "remedy": remedy})
-        if self.options.ingest:
-            if not state.leader:
-                found.append({"reason": "standby", "detail": "another indexer holds the writer's lease"})
-            if state.halted is not None:
-                found.append({"reason": "halted", "detail": state.halted.reason, "remedy": state.halted.remedy})
-            for name, halted in (("audit_halted", state.audit_halted), ("catch_up_halted", state.catch_up_halted)):
-                if halted is not None:
-                    found.append({"reason": name, "detail": halted.reason, "remedy": halted.remedy})
-            if state.disputed:
-                found.append({"reason": "endpoints_disagree", "detail": state.unproven})
-            elif state.unproven_since is not None and time.monotonic() - state.unproven_since > UNPROVEN_SHOWN_S:
-                found.append({"reason": "unproven", "detail": state.unproven})
-            if state.differences:
-                found.append(
-                    {
-                        "reason": "tables_differ",
-                        "detail": f"{state.differences} differences",
-                        "remedy": "run: indexer reconcile",
-                    }
-                )
-            lag = state.tip - state.sealed
-            if state.leader and state.tip < 0:
-                found.append({"reason": "no_tip", "detail": state.unproven or "the tip was not read yet"})
-            elif state.leader and lag > settings.ready_lag_slots:
-                found.append(
-                    {
-                        "reason": "sealed_lag",
-                        "slots": lag,
-                        "limit": settings.ready_lag_slots,
-                        "detail": state.unproven or "catching up",
-                    }
-                )
-            still = self._watchdog.tip_stands_still(time.monotonic())
-            if state.leader and still is not None:
-                found.append({"reason": "tip_stands_still", "seconds": round(still)})
-        if self._projector is not None:
-            found.extend(self._projector.reasons(settings.ready_lag_slots))
+        failing = None if self._database is None else self._database.failing
+        lag_max = self.settings.ready_lag_slots
+        found = self.state.reasons(time.monotonic(), lag_max, failing, self._watchdog, ingest=self.options.ingest)
+        if self.state.started and self._projector is not None:
+            found.extend(self._projector.reasons(lag_max))
         return found
 
     async def _status(self) -> dict[str, Any]:
@@ -688,88 +623,3 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Reporter:
-    """Turns the core's growing counts into metrics."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-
-    def publish(self, sealer: Sealer) -> None:
-        """Add what has come since the last call."""
-        tally, notes = sealer.tally, sealer.notifications.tally
-        metrics.LIST_MISSED.inc(self._new("list_missed", tally.list_missed))
-        metrics.LIST_INVENTED.inc(self._new("list_invented", tally.list_invented))
-        metrics.TRUNCATED.inc(self._new("truncated", tally.truncated))
-        metrics.LOGS_UNKNOWN.inc(self._new("logs_unknown", tally.logs_unknown))
-        metrics.FETCHED.labels(route="block").inc(self._new("blocks_full", tally.blocks_full))
-        metrics.FETCHED.labels(route="block_light").inc(self._new("blocks_light", tally.blocks_light))
-        metrics.FETCHED.labels(route="transaction").inc(self._new("single", tally.single_transactions))
-        metrics.FORGERIES.inc(self._new("forgeries", notes.forgeries))
-        metrics.PHANTOMS.inc(self._new("phantoms", notes.phantoms))
-        for fate in ("received", "repeated", "matched", "phantoms", "forgeries", "echoes", "dropped"):
-            metrics.NOTIFICATIONS.labels(fate=fate).inc(self._new(f"note_{fate}", getattr(notes, fate)))
-        metrics.BUFFERED.set(len(sealer.notifications))
-        witness = sealer.witness
-        metrics.WITNESS_COMPARED.inc(self._new("witness_compared", witness.compared))
-        metrics.WITNESS_MISSED.inc(self._new("witness_missed", witness.missed))
-        metrics.WITNESS_ABSENT.inc(self._new("witness_absent", witness.absent))
-        metrics.WITNESS_DISPUTED.inc(self._new("witness_disputed", witness.disputed))
-        metrics.TRUSTED.inc(self._new("trusted", tally.trusted))
-        metrics.UNFIT_BLOCKS.inc(self._new("unfit_blocks", tally.unfit_blocks))
-        metrics.BLOCK_BYTES.set(sealer.block_bytes)
-
-    def _new(self, name: str, value: int) -> int:
-        grown = value - self._last.get(name, 0)
-        self._last[name] = value
-        return grown
-
-
-class ProjectorThread:
-    """The projection worker beside the event loop: its own thread and connection; it stops at the end of its batch."""
-
-    def __init__(self, settings: Settings, prepared: Prepared) -> None:
-        from projections.worker import Worker
-
-        self._worker = Worker(settings.need_database(), prepared.specs)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="projections", daemon=True)
-        self._error: str | None = None
-
-    def start(self) -> None:
-        """Begin to follow the ledger."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """Finish the batch in hand."""
-        self._stop.set()
-        self._thread.join(timeout_s)
-
-    def has_projected(self, slot: Slot | None) -> bool:
-        """Whether every projection has reached the slot."""
-        return slot is None or self._worker.projected_slot() >= slot
-
-    def reasons(self, lag_slots_max: int) -> list[dict[str, Any]]:
-        """Why the tables are not ready."""
-        if self._error is not None:
-            return [{"reason": "projections_failed", "detail": self._error}]
-        return list(self._worker.reasons(lag_slots_max))
-
-    def _run(self) -> None:
-        pause = 1.0
-        while not self._stop.is_set():
-            try:
-                self._error = None
-                self._worker.run(self._stop)
-                return
-            except Exception as error:
-                self._error = _line(error)
-                log.error("loop_failed", loop="projections", error=_line(error), trace=traceback.format_exc(limit=8))
-                self._stop.wait(pause)
-                pause = min(pause * 2, 30.0)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]

@@ -69,3 +69,9 @@ class Log:
 
 
 log = Log()
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one short line: its kind and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]

@@ -1,0 +1,42 @@
+"""The core's counts as metrics: it counts, and knows nothing of who reads the numbers."""
+
+from __future__ import annotations
+
+from indexer import metrics
+from indexer.core.sealer import Sealer
+
+
+class Reporter:
+    """Turns the core's growing counts into metrics."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def publish(self, sealer: Sealer) -> None:
+        """Add what has come since the last call."""
+        tally, notes = sealer.tally, sealer.notifications.tally
+        metrics.LIST_MISSED.inc(self._new("list_missed", tally.list_missed))
+        metrics.LIST_INVENTED.inc(self._new("list_invented", tally.list_invented))
+        metrics.TRUNCATED.inc(self._new("truncated", tally.truncated))
+        metrics.LOGS_UNKNOWN.inc(self._new("logs_unknown", tally.logs_unknown))
+        metrics.FETCHED.labels(route="block").inc(self._new("blocks_full", tally.blocks_full))
+        metrics.FETCHED.labels(route="block_light").inc(self._new("blocks_light", tally.blocks_light))
+        metrics.FETCHED.labels(route="transaction").inc(self._new("single", tally.single_transactions))
+        metrics.FORGERIES.inc(self._new("forgeries", notes.forgeries))
+        metrics.PHANTOMS.inc(self._new("phantoms", notes.phantoms))
+        for fate in ("received", "repeated", "matched", "phantoms", "forgeries", "echoes", "dropped"):
+            metrics.NOTIFICATIONS.labels(fate=fate).inc(self._new(f"note_{fate}", getattr(notes, fate)))
+        metrics.BUFFERED.set(len(sealer.notifications))
+        witness = sealer.witness
+        metrics.WITNESS_COMPARED.inc(self._new("witness_compared", witness.compared))
+        metrics.WITNESS_MISSED.inc(self._new("witness_missed", witness.missed))
+        metrics.WITNESS_ABSENT.inc(self._new("witness_absent", witness.absent))
+        metrics.WITNESS_DISPUTED.inc(self._new("witness_disputed", witness.disputed))
+        metrics.TRUSTED.inc(self._new("trusted", tally.trusted))
+        metrics.UNFIT_BLOCKS.inc(self._new("unfit_blocks", tally.unfit_blocks))
+        metrics.BLOCK_BYTES.set(sealer.block_bytes)
+
+    def _new(self, name: str, value: int) -> int:
+        grown = value - self._last.get(name, 0)
+        self._last[name] = value
+        return grown
