@@ -64,6 +64,7 @@ class Campaign:
         self.hurry = hurry
         self.seed = seed
         self.crowds = 0
+        self._crowd: subprocess.Popen[bytes] | None = None
         self.verified = 0
         self.note = ""
         self.postgres = stage.postgres(log_min_messages="warning")
@@ -78,16 +79,23 @@ class Campaign:
 
     # ---- load ----
 
-    def crowd(self) -> subprocess.Popen[bytes]:
-        """A crowd at work until it is ended."""
+    def begin_crowd(self) -> None:
+        """A crowd at work until it is ended; the same one when it is at work already."""
+        if self._crowd is not None and self._crowd.poll() is None:
+            return
         self.crowds += 1
         command = [sys.executable, "-m", "programs.crowd", "--url", self.stage.rpc_url, "--rate", str(self.rate)]
         command += ["--seconds", "100000", "--wallets", "48", "--seed", str(self.seed * 1_000 + self.crowds)]
-        before = self.calm.number("SELECT coalesce(max(position), 0) FROM ledger.checkpoints WHERE name = 'ledger'")
-        process = self.stage.spawn("crowd", command, dict(os.environ))
         grown = "SELECT coalesce(max(position), 0) FROM ledger.checkpoints WHERE name = 'ledger'"
+        before = self.calm.number(grown)
+        self._crowd = self.stage.spawn("crowd", command, dict(os.environ))
         until(lambda: self.calm.number(grown) > before + 20, 60, "the crowd to be at work")
-        return process
+
+    def end_crowd(self) -> None:
+        """Nothing new on the chain from here on."""
+        if self._crowd is not None:
+            self._crowd.terminate()
+            self._crowd.wait()
 
     def pause(self, low_s: float, high_s: float) -> None:
         """Some time of the seed's choice."""
@@ -260,11 +268,12 @@ class Campaign:
                     self.pause(0.5, 2.0)
                     ballast.unlink()
                     self._revive(small)
-                self._settle(self.daemon)
-                self.daemon.stop()
+                # The small server ends with this fault, so that its ledger is compared here and not with the others'.
+                self.end_crowd()
+                self.settle()
                 wrong = self._compare(self.daemon)
                 if wrong:
-                    raise AssertionError("; ".join(wrong))
+                    raise AssertionError(f"struck {struck} times; " + "; ".join(wrong))
         finally:
             self.daemon.stop()
             self.daemon.dsn = direct
@@ -388,7 +397,6 @@ def play(
     outcomes: list[Outcome] = []
     with Stage(say) as stage:
         campaign = Campaign(stage, seed, rate, hurry)
-        crowd: subprocess.Popen[bytes] | None = None
         for name in only:
             outcome = Outcome(name)
             outcomes.append(outcome)
@@ -399,12 +407,11 @@ def play(
             begun = time.monotonic()
             campaign.verified, campaign.note = 0, ""
             try:
-                crowd = crowd if crowd is not None and crowd.poll() is None else campaign.crowd()
+                campaign.begin_crowd()
                 fault: Callable[[int], int] = getattr(campaign, f"fault_{name}")
                 outcome.struck = fault(kills if name == "kill" else rounds)
                 if not check_once or name == only[-1]:
-                    crowd.terminate()
-                    crowd.wait()
+                    campaign.end_crowd()
                     campaign.settle()
                     outcome.wrong += campaign.compare()
             except (AssertionError, TimeoutError) as error:
