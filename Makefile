@@ -6,6 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Most tests wait for slots, polls and time-outs: a few at once pay even on two cores. Those marked `alone` take the machine for themselves.
+WORKERS ?= 4
+PARALLEL := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+# Both passes always run, unless the first was interrupted or broken; the worse one decides.
+TWO_PASSES = first=0; $(PARALLEL) -m "not alone" $(1) || first=$$?; test $$first -le 1 || exit $$first; \
+	$(BIN)/pytest -q -m alone $(1) && exit $$first
+
 .PHONY: help setup check test unit integration faults torture test-node load simulate bench demo lock clean
 
 help: ## list the verbs
@@ -29,16 +36,16 @@ check: $(READY) ## ruff, mypy --strict, import-linter, the unit tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if [ -f programs/community_voting/manifest.json ]; then $(BIN)/python -m programs.community_voting.artifact --check; fi
-	$(BIN)/pytest -q tests/unit
+	$(PARALLEL) tests/unit
 
-test: $(READY) ## the whole suite, on a real PostgreSQL and the real Solana VM
-	$(BIN)/pytest -q tests
+test: $(READY) ## the whole suite, on a real PostgreSQL and the real Solana VM (WORKERS=4)
+	@$(call TWO_PASSES,tests)
 
 unit: $(READY) ## the unit tests only
-	$(BIN)/pytest -q tests/unit
+	$(PARALLEL) tests/unit
 
 integration: $(READY) ## the integration tests only
-	$(BIN)/pytest -q tests/integration
+	@$(call TWO_PASSES,tests/integration)
 
 SEEDS ?= 30
 FIRST ?= 1
@@ -65,7 +72,7 @@ bench: $(READY) ## speed, as ratios against floors of the same run
 	@for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; done
 
 lock: $(READY) ## renew requirements.lock (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --no-header --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o requirements.lock
 
 clean: ## remove what was installed and made
 	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -23,6 +23,11 @@ from schema.embedded import EmbeddedPostgres
 _numbers = itertools.count()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped, also when none was; the reasons stand above."""
+    terminalreporter.write_line(f"skipped: {len(terminalreporter.stats.get('skipped', [])) or 'nothing'}")
+
+
 def _container_engine() -> bool:
     docker = shutil.which("docker")
     return docker is not None and subprocess.run([docker, "info"], capture_output=True, timeout=20).returncode == 0

@@ -61,9 +61,12 @@ def _is_installed() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """This folder last, so that a real validator, which takes a whole core, runs beside no other test. In it whole clients last: they leave
-    accounts of the program behind, which the recorded replies do not know of."""
+    """This folder alone and last, so that a real validator, which takes a whole core, runs beside no other test, and Node's clients have the
+    time to be installed. In it whole clients last: they leave accounts of the program behind, which the recorded replies do not know of."""
     here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker("alone")
     items.sort(key=lambda item: (item.path.parent == here, item.path.name == "test_clients.py"))
 
 

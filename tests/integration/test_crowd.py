@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from programs.community_voting import artifact
 from programs.crowd import Crowd
 from programs.crowd.model import differences
@@ -33,5 +35,6 @@ async def _a_run() -> None:
         assert ".tallies:" in line
 
 
+@pytest.mark.alone
 def test_every_instruction_lands_and_the_model_is_right() -> None:
     asyncio.run(asyncio.wait_for(_a_run(), 120))

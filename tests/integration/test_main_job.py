@@ -48,6 +48,7 @@ def node(**faults: str) -> DevNode:
     return DevNode(config)
 
 
+@pytest.mark.alone
 def test_the_demo_survives_its_kill_and_ends_equal() -> None:
     done = indexer("demo", "--seconds", "14", "--rate", "40", "--json")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,6 +10,7 @@ from tests.node import validator
 from tests.node.campaign import play
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.node,
     pytest.mark.skipif(not os.environ.get(validator.VARIABLE), reason=f"{validator.VARIABLE} names no validator"),
 ]

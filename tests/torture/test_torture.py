@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.torture.campaign import KINDS, play
+
+pytestmark = pytest.mark.alone
 
 SHORT = ("crash", "deadlock", "cut", "kill")
 

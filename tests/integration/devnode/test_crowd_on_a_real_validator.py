@@ -65,6 +65,7 @@ def wait_for_blocks(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the validator made no blocks in time")
 
 
+@pytest.mark.alone
 @pytest.mark.node
 def test_every_instruction_lands_on_a_real_validator_and_the_model_is_right(validator: str) -> None:
     async def a_run() -> None:
