@@ -37,4 +37,4 @@ async def _a_run() -> None:
 
 @pytest.mark.alone
 def test_every_instruction_lands_and_the_model_is_right() -> None:
-    asyncio.run(asyncio.wait_for(_a_run(), 120))
+    asyncio.run(asyncio.wait_for(_a_run(), 300))

@@ -141,7 +141,7 @@ class Stage:
             client = Node(self.node.rpc_url)
             found: list[Phase] = []
             try:
-                await self._until(lambda: daemon.state.leader, 30)
+                await self._until(lambda: daemon.state.leader, 120)
                 for wallet in self.story.wallets:
                     self.node.chain.airdrop(wallet.pubkey(), 10**12)
                 await self.node.advance()

@@ -274,7 +274,7 @@ def test_the_daemon_records_each_idl_with_the_slot_from_which_it_holds(db: str, 
     assert [(d["program"], d["slot"]) for d in status["deployments"]] == [("voting", 777)]
 
 
-async def until(ready: Callable[[], bool], seconds: float = 30) -> bool:
+async def until(ready: Callable[[], bool], seconds: float = 120) -> bool:
     for _ in range(int(seconds / 0.05)):
         if await asyncio.to_thread(ready):
             return True

@@ -71,7 +71,7 @@ def test_a_reader_sees_only_whole_states_while_tables_are_swapped(chain: Any) ->
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(120)
         for _ in range(3):
             assert rebuild(chain.dsn, chain.specs, "voting").swapped
     finally:
@@ -188,11 +188,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_field_that_differs_from_the_chain_is_named(chain: Any, at_once: None) -> None:
     node = Node(52, accounts_after(50))
     try:
-        equal = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+        equal = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
         assert (equal.differences, equal.remedy, equal.accounts, equal.rows) == ((), None, 52, 52)
         node.accounts = accounts_after(50, dissolved=True)
         del node.accounts[history.address("a/q0/w7")]
-        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
     finally:
         node.close()
     assert {(d.table, d.key, d.field) for d in report.differences} == {
@@ -205,10 +205,10 @@ def test_rows_that_went_on_after_the_accounts_slot_are_compared_as_they_were(cha
     # The tables hold fifty votes; the node speaks of slot 32, when there were thirty: nothing is wrong.
     node = Node(32, accounts_after(30))
     try:
-        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
         assert (report.differences, report.accounts, report.rows) == ((), 32, 52)
         node.accounts = accounts_after(29)
-        differing = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5).differences
+        differing = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60).differences
     finally:
         node.close()
     assert sorted((d.table, d.key, d.field, d.in_table, d.on_chain) for d in differing) == [
@@ -222,11 +222,11 @@ def test_a_busy_node_is_asked_again_and_a_dead_one_left(chain: Any, at_once: Non
     busy = [(429, b""), (200, b'{"error": {"code": -32029, "message": "slow down"}}'), (503, b"<html>"), (200, b"{")]
     node = Node(52, accounts_after(50), busy)
     try:
-        report = reconcile(chain.dsn, chain.specs, ("http://127.0.0.1:1", node.url), timeout_s=5)
+        report = reconcile(chain.dsn, chain.specs, ("http://127.0.0.1:1", node.url), timeout_s=60)
         assert (report.differences, node.refusals) == ((), [])
         node.refusals = [(429, b"")] * 50
         with pytest.raises(UserError, match="getProgramAccounts: HTTP 429") as refused:
-            reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=5)
+            reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
     finally:
         node.close()
     assert refused.value.exit_code == 3

@@ -24,10 +24,12 @@ from schema.verify import verify
 from tests.integration.schema.conftest import SmallDisk
 
 Harm = Callable[[Daemon], Awaitable[None]]
+# A machine that does much else gets as many times the seconds. Only a failure waits that long.
+PATIENCE = 4
 
 
 async def until(ready: Callable[[], Any], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < deadline:
         if ready():
             return True

@@ -179,10 +179,10 @@ def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy:
         await reached.wait()
         await _expire(db)
         async with await database.aconnect(db) as standby:
-            taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 10)
+            taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 60)
             assert taken is not None
             assert taken.epoch == lease.epoch + 1
-            await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 10)
+            await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 60)
         wake.set()
         with pytest.raises((ledger.LeaseLost, psycopg.Error)):
             await writer
@@ -373,9 +373,9 @@ def test_a_writer_that_the_system_stopped_and_resumed_cannot_commit(db: str, tmp
         async def take_over() -> None:
             await _expire(db)
             async with await database.aconnect(db) as standby:
-                taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 10)
+                taken = await asyncio.wait_for(leases.acquire(standby, "writer", "b", 30), 60)
                 assert taken is not None
-                await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 10)
+                await asyncio.wait_for(ledger.append_seal(standby, taken, [SealRange(1, 0, 2)], prepared), 60)
 
         asyncio.run(take_over())
         while process.poll() is None:

@@ -27,6 +27,8 @@ from schema import reads
 ROOT = Path(__file__).parents[3]
 SYSTEM = "11111111111111111111111111111111"
 Bend = Callable[[str, list[Any], Any], Any]
+# A machine that does much else gets as many times the time. Only a failure waits that long.
+PATIENCE = 4
 
 
 def node(seed: int = 0, **faults: str) -> DevNode:
@@ -42,14 +44,14 @@ class Chain:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         # One client for all questions: a new one each time costs more than a walk.
-        self._client = httpx.Client(timeout=30, verify=False)
+        self._client = httpx.Client(timeout=60, verify=False)
         # The last slot of the crowd's history, once it is final.
         self.last = 0
         self.node = node(seed)
         self.do(self.node.__aenter__())
 
     def do(self, work: Any, timeout_s: float = 60.0) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s * PATIENCE)
 
     def crowd(self, rate: float, seconds: float, seed: int = 3) -> None:
         self.do(Crowd(seed, 16).run(self.node.rpc_url, rate, seconds), seconds + 60)
@@ -96,7 +98,8 @@ def chain(seed: int = 0) -> Iterator[Chain]:
 
 
 def waiting(ready: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    """`seconds` are those of a machine that does nothing else."""
+    deadline = time.monotonic() + seconds * PATIENCE
     while not ready():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.1)
@@ -126,7 +129,7 @@ def indexer(env: dict[str, str], *arguments: str, timeout_s: float = 120) -> sub
         command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            out, err = process.communicate(timeout=timeout_s)
+            out, err = process.communicate(timeout=timeout_s * PATIENCE)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
             out, err = process.communicate()
@@ -140,7 +143,7 @@ class Process:
     def __init__(self, env: dict[str, str], *arguments: str) -> None:
         self.lines: list[dict[str, Any]] = []
         self.text: list[str] = []
-        self._client = httpx.Client(timeout=10, verify=False)
+        self._client = httpx.Client(timeout=60, verify=False)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "indexer", *arguments],
             cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -180,12 +183,12 @@ class Process:
         """Send the signal; exit code and seconds until the end."""
         started = time.monotonic()
         self._process.send_signal(number)
-        code = self._process.wait(seconds)
+        code = self._process.wait(seconds * PATIENCE)
         self._reader.join(5)
         return code, time.monotonic() - started
 
     def wait(self, seconds: float = 60) -> int:
-        code = self._process.wait(seconds)
+        code = self._process.wait(seconds * PATIENCE)
         self._reader.join(5)
         return code
 

@@ -48,7 +48,7 @@ async def run_until(settings: Settings, last: int) -> Daemon:
     """The daemon in this process, until both programs are sealed and compared at finalized beyond `last`."""
     daemon = Daemon(settings, RunOptions())
     running = asyncio.create_task(daemon.run())
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         state = daemon.state
         await until(lambda: running.done() or (state.started and not state.catching_up and state.finalized > last))
         assert not running.done(), running.result()
@@ -131,7 +131,7 @@ def test_live_sealing_does_not_wait_for_it(db: str, tmp_path: Path, monkeypatch:
         async def go() -> None:
             daemon = Daemon(settings(db, it, both(tmp_path)), RunOptions(project=False))
             running = asyncio.create_task(daemon.run())
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 await until(lambda: daemon.state.sealed > last + 10)
             assert list(daemon.state.catching_up) == [SYSTEM]
             daemon._on_signal(signal.SIGTERM)

@@ -38,7 +38,7 @@ def client(*servers: Server, genesis: str | None = None, **policy: Any) -> RpcCl
 
 def run(work: Callable[..., Awaitable[Any]], *deciders: Decide) -> Any:
     async def go() -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             if len(deciders) == 2:
                 async with serving(deciders[0]) as one, serving(deciders[1]) as two:
                     return await work(one, two)

@@ -29,7 +29,7 @@ SOL = 10**9
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(body(), 120))  # type: ignore[arg-type]
 
 
 async def rpc(node: DevNode, method: str, *params: Any) -> Any:
