@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Many tests start processes of their own. Where the environment forbids to keep bytecode, each of them would compile the whole project first.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Most tests wait for slots, polls and time-outs: a few at once pay even on two cores. Those marked `alone` take the machine for themselves.
 WORKERS ?= 4
 PARALLEL := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
