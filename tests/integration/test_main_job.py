@@ -221,7 +221,7 @@ def test_a_second_daemon_stands_by_and_takes_over(db: str) -> None:
                 rpc_url=chain.rpc_url,
                 ws_url=chain.ws_url,
                 metrics_port=0,
-                lease_ttl_s=2,
+                lease_ttl_s=4,
                 programs=(voting(),),
             )
             first, second = Daemon(settings, RunOptions(project=False)), Daemon(settings, RunOptions(project=False))
@@ -229,7 +229,8 @@ def test_a_second_daemon_stands_by_and_takes_over(db: str) -> None:
             assert await until(lambda: first.state.leader, 20)
             waiting = asyncio.create_task(second.run())
             assert await until(lambda: second.state.started, 20)
-            await asyncio.sleep(3)
+            # Longer than a lease lasts: it was renewed.
+            await asyncio.sleep(5)
             assert first.state.leader
             assert not second.state.leader
             assert [reason["reason"] for reason in second.reasons()] == ["standby"]

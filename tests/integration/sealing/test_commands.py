@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,8 +241,9 @@ def test_it_ends_while_the_database_holds_its_locks(db: str, busy: Chain) -> Non
         with Process(here, "run") as it:
             it.wait_for("subscribed")
             blocker.execute("LOCK TABLE ledger.checkpoints IN ACCESS EXCLUSIVE MODE")
-            # The sealer is in its append by then: something was to be sealed every slot.
-            time.sleep(2)
+            # Until the sealer is in its append: something is to be sealed every slot.
+            stuck = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'indexer-writer%'"
+            waiting(lambda: ask(db, f"{stuck} AND datname = current_database()"), 20)
             ends_in_time(it)
 
 
