@@ -55,7 +55,10 @@ def template(database_url: str) -> Iterator[str]:
     name = f"test_template_{os.getpid()}"
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(sql.Identifier(name)))
+        # Roles belong to the whole server: the workers that share a configured one must not make them at the same moment.
+        admin.execute("SELECT pg_advisory_lock(hashtext('indexer tests: template'))")
         db.upgrade(make_conninfo(database_url, dbname=name))
+        admin.execute("SELECT pg_advisory_unlock(hashtext('indexer tests: template'))")
         yield name
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
