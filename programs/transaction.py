@@ -4,7 +4,7 @@
 is filled from the
 wire bytes (`view`) or from any encoding of a getTransaction result (`view_from_rpc`). Nothing here does I/O.
 Wire format: Solana's message formats "legacy" and version 0, as written by their serializer (compact-u16 lengths,
-little endian).
+little endian), and version 1 as SIMD-0385 has it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from programs import base58
 WIRE_BYTES_MAX = 1 << 16
 _KEY = 32
 _SIGNATURE = 64
+# Version 1: its first byte; behind it three of header, four of configuration, a blockhash, and the counts of instructions and keys.
+_V1 = 0x81
+_V1_KEYS = 1 + 3 + 4 + _KEY + 2
+_V1_HEADER = 4
+# Keys are numbered by one byte everywhere.
+_KEYS_LAST = 255
 
 
 class TransactionError(ValueError):
@@ -134,7 +140,8 @@ def _static_keys(wire: bytes) -> tuple[int, int] | None:
     # Lengths below 128 are one byte; nearly all are, and a call for each would be half of the cost.
     first = wire[0]
     if first & 0x80:
-        return None
+        found = _v1_signatures(wire)
+        return None if found is None else (_V1_KEYS, _V1_KEYS + wire[_V1_KEYS - 1] * _KEY)
     at = 1 + first * _SIGNATURE
     version = wire[at]
     if version & 0x80:
@@ -165,7 +172,7 @@ def _static_keys(wire: bytes) -> tuple[int, int] | None:
 def _parse_wire(wire: bytes) -> Message:
     if wire[0] & 0x80:
         # From version 1 on the message comes first and the signatures last.
-        return Message(wire[0] & 0x7F, b"", None, None)
+        return _parse_v1(wire)
     signatures, at = _compact(wire, 0)
     signature = wire[at : at + _SIGNATURE]
     at += signatures * _SIGNATURE
@@ -181,6 +188,41 @@ def _parse_wire(wire: bytes) -> Message:
     wire[end + _KEY - 1]  # the recent blockhash is there, and so is every key before it
     instructions, at = _instructions(wire, end + _KEY)
     return Message(version, signature, static, instructions)
+
+
+def _v1_signatures(wire: bytes) -> int | None:
+    """Where the signatures of a transaction of version 1 begin; None when these bytes are not laid out as one."""
+    if wire[0] != _V1 or len(wire) < _V1_KEYS:
+        return None
+    signers, calls, keys = wire[1], wire[_V1_KEYS - 2], wire[_V1_KEYS - 1]
+    # Each bit of the configuration stands for a value of four bytes behind the keys.
+    at = _V1_KEYS + keys * _KEY + 4 * int.from_bytes(wire[4:8], "little").bit_count()
+    headers = wire[at : at + calls * _V1_HEADER]
+    at += calls * _V1_HEADER
+    for place in range(0, len(headers), _V1_HEADER):
+        at += headers[place + 1] + int.from_bytes(headers[place + 2 : place + 4], "little")
+    return at if len(wire) == at + signers * _SIGNATURE else None
+
+
+def _parse_v1(wire: bytes) -> Message:
+    """A version that is not known, or written in another way, has neither keys nor instructions: what it holds is not guessed."""
+    version = wire[0] & 0x7F
+    end = _v1_signatures(wire)
+    if end is None:
+        signers = wire[1] if version == 1 and len(wire) > 1 else 1
+        start = len(wire) - signers * _SIGNATURE
+        return Message(version, wire[start : start + _SIGNATURE] if start > 0 else b"", None, None)
+    keys_end = _V1_KEYS + wire[_V1_KEYS - 1] * _KEY
+    header = keys_end + 4 * int.from_bytes(wire[4:8], "little").bit_count()
+    at = header + wire[_V1_KEYS - 2] * _V1_HEADER
+    found = []
+    for place in range(header, at, _V1_HEADER):
+        middle = at + wire[place + 1]
+        after = middle + int.from_bytes(wire[place + 2 : place + 4], "little")
+        found.append(OuterInstruction(wire[place], wire[at:middle], wire[middle:after]))
+        at = after
+    keys = tuple([wire[start : start + _KEY] for start in range(_V1_KEYS, keys_end, _KEY)])
+    return Message(version, wire[end : end + _SIGNATURE], keys, tuple(found))
 
 
 def _instructions(wire: bytes, at: int) -> tuple[tuple[OuterInstruction, ...], int]:
@@ -399,7 +441,7 @@ def signature_of(rpc: RpcTransaction) -> str:
     """The transaction's first signature, without reading more of the message than that takes."""
     try:
         signatures = _decode_signatures(rpc.transaction).signatures
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         signatures = ()
     return signatures[0] if signatures else _signature(_body(rpc))
 
@@ -417,7 +459,7 @@ def logs_of(rpc: RpcTransaction) -> tuple[bool, tuple[str, ...] | None, bool]:
 def _body(rpc: RpcTransaction) -> _RpcTransactionJson | bytes:
     try:
         body = _decode_body(rpc.transaction)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TransactionError(f"not a transaction: {error} (in `transaction`)") from None
     if isinstance(body, _RpcTransactionJson):
         return body
@@ -437,8 +479,6 @@ def _signature(body: _RpcTransactionJson | bytes) -> str:
         if not body.signatures:
             raise TransactionError("the transaction has no signature")
         return body.signatures[0]
-    if body[:1] and body[0] & 0x80:
-        return base58.encode(body[-_SIGNATURE:])
     return base58.encode(parse_wire(body).signature)
 
 
@@ -478,6 +518,8 @@ def _inner(meta: _RpcMeta, keys: tuple[bytes, ...] | None) -> tuple[InnerInstruc
     places: dict[bytes, int] | None = None
     found = []
     for group in meta.innerInstructions:
+        if not 0 <= group.index < WIRE_BYTES_MAX:
+            raise TransactionError(f"there is no top-level instruction number {group.index}")
         for index, entry in enumerate(group.instructions):
             if entry.programIdIndex is None and places is None:
                 places = _places(keys)
@@ -495,6 +537,8 @@ def _resolved(entry: _RpcInstruction, places: Mapping[bytes, int]) -> tuple[int,
     data = b"" if not entry.data else _data(entry.data)
     try:
         if entry.programIdIndex is not None:
+            if not 0 <= entry.programIdIndex <= _KEYS_LAST:
+                raise TransactionError(f"an instruction's program cannot be key number {entry.programIdIndex}")
             return entry.programIdIndex, bytes(entry.accounts or ()), data  # type: ignore[arg-type]
         if entry.programId is None:
             raise TransactionError("an instruction names no program")

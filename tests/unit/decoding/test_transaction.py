@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +25,7 @@ from programs.transaction import (
     parse_rpc,
     parse_wire,
     signature_of,
+    static_keys,
     top_level,
     view,
     view_from_rpc,
@@ -113,6 +117,70 @@ def test_a_version_from_the_future_has_no_keys_and_no_error() -> None:
     assert (parsed.version, parsed.static_keys, parsed.instructions) == (5, None, None)
     assert parse_wire(bytes([0x81]) + bytes(100)).version == 1
     assert parse_wire(wire(0, [])).version == 0
+
+
+V1 = [bytes.fromhex(line) for line in Path(__file__).parents[2].joinpath("golden/wire/v1.txt").read_text().split()]
+
+
+@pytest.mark.parametrize("packed", V1, ids=["plain", "configured"])
+def test_version_1_is_read_as_rust_wrote_it(packed: bytes) -> None:
+    parsed = parse_wire(packed)
+    keys = tuple(bytes([first]) * 32 for first in (0x15, 0x16, 0x17))
+    assert (parsed.version, parsed.signature, parsed.static_keys) == (1, b"\1" * 64, (*keys, PROGRAM))
+    calls = [(i.program_id_index, i.accounts, i.data) for i in parsed.instructions or ()]
+    assert calls == [(3, b"\0\2", b"\x07\x2a"), (3, b"\1", b"\x09" * 300), (3, b"", b"")]
+    start, end = static_keys(packed) or (0, 0)
+    assert packed[start:end] == b"".join((*keys, PROGRAM))
+    # Bytes that are laid out in another way are not guessed at.
+    for other in (packed[:-1], packed + b"\0", packed[:40], packed[:200]):
+        assert parse_wire(other).static_keys is None
+        assert static_keys(other) is None
+
+
+def test_events_of_version_1_by_either_way() -> None:
+    document: dict[str, Any] = result(
+        "base64", frame(P, 1, data_line(1), *frame(P, 2)), [self_cpi(0, 0, 2, program=3, authority=1)]
+    )
+    # The second signer is put out for the event's authority.
+    packed = V1[0].replace(b"\x16" * 32, KEYS[3])
+    document["transaction"] = [base64.b64encode(packed).decode(), "base64"]
+    document["version"] = 1
+    seen = view_from_rpc(document)
+    assert (seen.version, seen.signature) == (1, signature_of(parse_rpc(document)))
+    found = extract(seen, CODECS)
+    assert ([e.data for e in found.events], found.incomplete) == ([{"x": 1}, {"x": 2}], None)
+
+
+def test_text_that_is_not_utf_8_is_refused_and_raises_nothing_else() -> None:
+    for encoding in ("json", "base64"):
+        text = json.dumps(result(encoding, frame(P, 1, data_line(1)), [self_cpi(0, 0, 2)])).encode()
+        start = text.index(b'"transaction"')
+        for at in range(start, start + 90):
+            broken = text[:at] + b"\xe6" + text[at + 1 :]
+            try:
+                rpc = parse_rpc(broken)
+                signature_of(rpc)
+                view_from_rpc(rpc)
+            except TransactionError:
+                continue
+
+
+@pytest.mark.parametrize("number", [-1, 256, 1 << 70, -(1 << 70)])
+def test_a_key_or_instruction_of_an_impossible_number_is_refused(number: int) -> None:
+    # A negative index would count from the end and give the event to another program.
+    for part in ("outer", "inner", "group"):
+        document = result("json", frame(P, 1, data_line(1)), [self_cpi(0, 0, 2)])
+        inner = document["meta"]["innerInstructions"][0]
+        if part == "outer":
+            document["transaction"]["message"]["instructions"][0]["programIdIndex"] = number
+        elif part == "inner":
+            inner["instructions"][0]["programIdIndex"] = number
+        elif number != 256:
+            inner["index"] = number
+        else:
+            continue
+        with pytest.raises(TransactionError):
+            view_from_rpc(json.dumps(document))
 
 
 @pytest.mark.parametrize(
