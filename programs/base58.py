@@ -46,6 +46,17 @@ class _AddressTexts(dict[bytes, str]):
 
 # Subscript with 32 bytes; ValueError when the length is another.
 ADDRESS_TEXTS = _AddressTexts()
+# The same in a dict of the plain kind, for which the interpreter has a way of its own: a third less a lookup, and KeyError when one is
+# missing. `keep_texts` puts them in.
+PLAIN_TEXTS: dict[bytes, str] = {}
+
+
+def keep_texts(*addresses: bytes) -> None:
+    """Put the texts of these into PLAIN_TEXTS, where they stay for a while; ValueError as above."""
+    if len(PLAIN_TEXTS) + len(addresses) > _CACHED_ADDRESSES:
+        PLAIN_TEXTS.clear()
+    for address in addresses:
+        PLAIN_TEXTS[address] = ADDRESS_TEXTS[address]
 
 
 def address_text(address: bytes) -> str:

@@ -14,13 +14,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import convert
 from solders.pubkey import Pubkey
 
 from programs import logs as grammar
 from programs.base58 import address_text
-from programs.codec import MISMATCHES, DecodeError, ProgramCodec
-from programs.logs import read_data
+from programs.codec import MISMATCHES, DecodeError, Form, ProgramCodec
 from programs.transaction import (
     InnerInstruction,
     OuterInstruction,
@@ -91,6 +89,10 @@ class Extraction(msgspec.Struct, frozen=True):
 
 
 _NOTHING = Extraction(())
+_decode_base64 = msgspec.json.Decoder(bytes).decode
+# Sources are values: one object for each line that most logs have.
+_LINES = tuple(map(LogSource, range(1024)))
+_LOGGED = Form("b, p, s", "D(p, {name}, {value}, None, b, s, {trailing})", EventRecord)
 # What the short way through a line cannot do; a decoder that is None, for an unknown discriminator, is a TypeError.
 _NOT_PLAIN = (*MISMATCHES, TypeError, ValueError)
 
@@ -110,12 +112,16 @@ def extract(transaction: RawTransaction | TransactionView, codecs: Mapping[bytes
 
 
 class Extractor:
-    """Extracts the events of a fixed set of programs."""
+    """Extracts the events of a fixed set of programs.
+
+    `from_logs` gives the events that stand in log messages, and why there may be more (None when there are not).
+    """
 
     def __init__(self, codecs: Mapping[bytes, ProgramCodec]) -> None:
         self._codecs = dict(codecs)
         self._by_text = {address_text(program): codec for program, codec in codecs.items()}
-        self._readers = {program: _reader(program, codec) for program, codec in self._by_text.items()}
+        # A function of the reader itself: one call less for what is called most.
+        self.from_logs = _LogEvents(self._by_text).read
 
     def extract(self, transaction: RawTransaction | TransactionView) -> Extraction:
         """All events, or what can be known of them. A failed transaction has none: what it wrote was rolled back."""
@@ -158,10 +164,6 @@ class Extractor:
         if incomplete is not None:
             return self.extract(view_from_rpc(rpc))
         return Extraction(tuple(written)) if written else _NOTHING
-
-    def from_logs(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
-        """The events that stand in log messages, and why there may be more (None when there are not)."""
-        return read_data(logs, self._readers)
 
     def _with_calls(
         self,
@@ -276,20 +278,128 @@ def _instruction(
     return InstructionRecord(decoded.name, decoded.data, None, accounts, outer, index)
 
 
+_Find: TypeAlias = Callable[[str], Callable[..., EventRecord] | None]
+_Read: TypeAlias = Callable[[int, str], EventRecord]
+# What decodes an event by the first characters of its line, and of how many; the program; what reads any line of its data.
+_Reading: TypeAlias = tuple[_Find, int, str, _Read]
+# Shapes kept, and the longest logs that have one: a program may vary its lines at will.
+_SHAPES_MAX = 1 << 10
+_SHAPE_LINES_MAX = 64
+
+
+class _LogEvents:
+    """The events in log messages. It does what `logs.read_data` with `_reader` does, for a stream: most logs have a shape that was seen.
+
+    A shape says which program wrote which line that is no frame. Those where data once stood are looked at as data, the others as text;
+    what looks different than expected is read in the plain way, and the shape learnt anew.
+    """
+
+    def __init__(self, codecs: Mapping[str, ProgramCodec]) -> None:
+        self._readers = {program: _reader(program, codec) for program, codec in codecs.items()}
+        self._readings: dict[str, _Reading] = {
+            program: (*_heads(codec), program, self._readers[program]) for program, codec in codecs.items()
+        }
+        self._shapes: dict[grammar.Tokens, tuple[list[tuple[int, _Find, int, str, _Read]], list[tuple[int, bool]]]] = {}
+
+    def read(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
+        """The events in their order, and why there may be more."""
+        shape = self._shapes.get(tuple(map(grammar.token, logs)))
+        if shape is None:
+            return self._learn(logs, set())
+        data, text = shape
+        for number, watched in text:
+            line = logs[number]
+            letter = line[8:9]
+            # No address begins with "l": this is `Program log: …`.
+            if letter == "l":
+                continue
+            if letter == "d" and line[:14] == grammar.DATA:
+                if watched:
+                    return self._learn(logs, {reading[0] for reading in data})
+            elif (line[-6:] != " units" or " failed: " in line) and not grammar.plain(line):
+                return self._learn(logs, set())
+        found: list[EventRecord] = []
+        for number, find, width, program, reader in data:
+            line = logs[number]
+            read = find(line[:width])
+            if read is not None:
+                try:
+                    if "\\" in line:
+                        raise ValueError
+                    raw = _decode_base64(f'"{line[14:]}"')
+                    found.append(read(raw, program, _LINES[number]))
+                except _NOT_PLAIN:
+                    found.append(reader(number, line))
+            elif line[:14] == grammar.DATA:
+                found.append(reader(number, line))
+            elif not grammar.plain(line):
+                return self._learn(logs, set())
+        return found, None
+
+    def _learn(self, logs: Sequence[str], known: set[int]) -> tuple[list[EventRecord], str | None]:
+        """Read in the plain way, and keep the shape; `known` are lines where data stood before."""
+        found = grammar.read_data(logs, self._readers)
+        shape = grammar.shape(logs) if found[1] is None and len(logs) <= _SHAPE_LINES_MAX else None
+        if shape is None:
+            return found
+        tokens, written = shape
+        data: list[tuple[int, _Find, int, str, _Read]] = []
+        text: list[tuple[int, bool]] = []
+        for number, program in written:
+            reading = self._readings.get(program)
+            if reading is not None and (number in known or logs[number][:14] == grammar.DATA):
+                data.append((number, *reading))
+            else:
+                text.append((number, reading is not None))
+        if len(self._shapes) >= _SHAPES_MAX:
+            self._shapes.clear()
+        self._shapes[tokens] = (data, text)
+        return found
+
+
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def _heads(codec: ProgramCodec) -> tuple[_Find, int]:
+    """Decoders by the characters that a line of their event begins with, and how many these are. None when discriminators differ in length.
+
+    The last character may hold bits of what follows the discriminator: there is one entry for every value of these.
+    """
+    decoders = codec.event_decoders(_LOGGED)
+    lengths = set(map(len, decoders))
+    heads: dict[str, Callable[..., EventRecord]] = {}
+    width = -(-8 * max(lengths, default=0) // 6)
+    for prefix, decoder in decoders.items() if len(lengths) == 1 else ():
+        free = 6 * width - 8 * len(prefix)
+        bits = int.from_bytes(prefix, "big") << free
+        for rest in range(1 << free):
+            digits = [(bits | rest) >> 6 * place & 63 for place in reversed(range(width))]
+            heads[grammar.DATA + "".join(_BASE64[digit] for digit in digits)] = decoder
+    return heads.get, len(grammar.DATA) + width
+
+
 def _reader(program: str, codec: ProgramCodec) -> Callable[[int, str], EventRecord]:
     """Makes the record of a `Program data:` line. A closure over what it needs: it runs for every event there is."""
-    find, length = codec.event_decoders()
+    decoders = codec.event_decoders(_LOGGED)
+    find, length = decoders.get, max(map(len, decoders), default=0)
 
     def read(number: int, line: str) -> EventRecord:
         try:
             # `payload` and `decode_event` of the plain case, written out.
-            raw = convert(line[14:], bytes)
-            decoded = find(raw[:length])(raw)  # type: ignore[misc]
+            raw = _data(line)
+            return find(raw[:length])(raw, program, _LINES[number])  # type: ignore[misc, no-any-return]
         except _NOT_PLAIN:
             return _from_line(program, codec, number, line)
-        return EventRecord(program, decoded.name, decoded.data, None, raw, LogSource(number), decoded.trailing)
 
     return read
+
+
+def _data(line: str) -> bytes:
+    """The payload of a line of one field. ValueError when it is not that, or holds what only JSON would understand."""
+    if "\\" in line:
+        raise ValueError
+    # In quotes the text is JSON, and bytes in JSON are base64: the quickest decoder there is.
+    return _decode_base64(f'"{line[14:]}"')
 
 
 def _from_line(program: str, codec: ProgramCodec, number: int, line: str) -> EventRecord:

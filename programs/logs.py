@@ -13,19 +13,23 @@ import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import count
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 
+# A number for each line that opens or closes a frame, None for every other.
+Tokens: TypeAlias = tuple[int | None, ...]
+
 TRUNCATED = "truncated logs"
 INCONSISTENT = "inconsistent logs"
 
 _LOG = "Program log: "
-_DATA = "Program data: "
+DATA = "Program data: "
 # Where the payload of a `Program data:` line begins.
-PAYLOAD = len(_DATA)
+PAYLOAD = len(DATA)
 _SUCCESS = " success"
 _CUT = "Log truncated"
 _ID = "[1-9A-HJ-NP-Za-km-z]{32,44}"
@@ -37,6 +41,10 @@ _failed = re.compile(rf"Program ({_ID}) failed: .*", re.DOTALL).fullmatch
 # depth 0. Cleared when full, which costs little.
 _FRAMES_MAX = 1 << 14
 _frames: dict[str, tuple[str, int]] = {}
+# No number is ever given twice, so tokens that were kept from before a clearing match nothing.
+_tokens: dict[str, int] = {}
+_numbers = count()
+token = _tokens.get
 
 
 def _frame(line: str) -> tuple[str, int] | None:
@@ -50,7 +58,9 @@ def _frame(line: str) -> tuple[str, int] | None:
         return None
     if len(_frames) >= _FRAMES_MAX:
         _frames.clear()
+        _tokens.clear()
     _frames[line] = known
+    _tokens[line] = next(_numbers)
     return known
 
 
@@ -68,7 +78,7 @@ def read_data(logs: Sequence[str], readers: Mapping[str, Callable[[int, str], T]
         frame = known(line)
         if frame is None:
             head = line[:14]
-            if head == _DATA:
+            if head == DATA:
                 if top in readers:
                     found.append(readers[top](number, line))
                 continue
@@ -119,7 +129,7 @@ def frames(logs: Sequence[str]) -> tuple[list[Frame], dict[int, int]]:
     for number, line in enumerate(logs):
         if line.startswith(_LOG):
             continue
-        if line.startswith(_DATA):
+        if line.startswith(DATA):
             if stack:
                 owners[number] = stack[-1]
             continue
@@ -142,6 +152,45 @@ def frames(logs: Sequence[str]) -> tuple[list[Frame], dict[int, int]]:
         else:
             break
     return opened, owners
+
+
+def shape(logs: Sequence[str]) -> tuple[Tokens, list[tuple[int, str]]] | None:
+    """The tokens of the logs, `tuple(map(token, logs))`, and for each line without one its number and the program that wrote it ("" for none).
+
+    The second follows from the first alone: other logs with the same tokens have the same writers, if all their lines without a token
+    are `plain`. None where that does not hold: a frame that failed has no token, and frames may not add up.
+    """
+    tokens: list[int | None] = []
+    written: list[tuple[int, str]] = []
+    stack: list[str] = []
+    for number, line in enumerate(logs):
+        frame = None if line.startswith((_LOG, DATA)) else _frames.get(line) or _frame(line)
+        if frame is None:
+            if not plain(line):
+                return None
+            tokens.append(None)
+            written.append((number, stack[-1] if stack else ""))
+            continue
+        program, depth = frame
+        if depth:
+            stack.append(program)
+            if depth != len(stack):
+                return None
+        elif not stack or stack.pop() != program:
+            return None
+        tokens.append(token(line))
+    # Frames are only forgotten all at once; in the middle of these logs that would leave some without a token.
+    return None if stack or tokens.count(None) != len(written) else (tuple(tokens), written)
+
+
+def plain(line: str) -> bool:
+    """Whether the line neither opens nor closes a frame and does not say that others are missing."""
+    if line[8:9] == "l" or line[:14] == DATA:
+        # No address begins with "l": this is `Program log: …`.
+        return True
+    if line[-6:] == " units" and " failed: " not in line:
+        return True
+    return line != _CUT and _frame(line) is None and _failed(line) is None
 
 
 def payload(text: str) -> bytes:

@@ -30,7 +30,7 @@ from programs.codec.errors import (
     UnknownDiscriminator,
     Unservable,
 )
-from programs.codec.generate import MISMATCHES, DecodeFunction, Root, compile_decoders
+from programs.codec.generate import MISMATCHES, DecodeFunction, Form, Root, compile_decoders
 from programs.codec.layout import Named, Resolver
 from programs.codec.reference import Reader, Writer
 from programs.idl import AccountMeta, Idl, Instruction, Layout
@@ -41,6 +41,7 @@ __all__ = [
     "DecodeError",
     "Decoded",
     "EncodeError",
+    "Form",
     "InvalidValue",
     "ProgramCodec",
     "TooDeep",
@@ -62,6 +63,9 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     name: str
     data: Any
     trailing: int
+
+
+_DECODED = Form("b", "D({name}, {value}, {trailing})", Decoded)
 
 
 class _Entry:
@@ -136,7 +140,7 @@ class _Table:
         return self.unknown(data) if entry is None else _explained(entry, data)
 
     def unknown(self, data: bytes) -> DecodeError:
-        for prefix, entry in self.by_prefix.items():
+        for prefix, entry in self.by_prefix.items() if len(data) < self.longest else ():
             if len(data) < len(prefix) and prefix.startswith(data):
                 return Truncated(len(data), f"{entry.name} (discriminator)", len(prefix) - len(data), 0)
         shown = data[: max(8, min(self.longest, 16))].hex()
@@ -189,8 +193,10 @@ class ProgramCodec:
             for kind, items in kinds.items()
             for index, item in enumerate(items)
         }
-        decoders, self.source = compile_decoders(roots, Decoded)
+        decoders, self.source = compile_decoders(roots, _DECODED)
         self._layouts = layouts
+        self._roots = roots
+        self._formed: dict[Form, Mapping[bytes, DecodeFunction]] = {}
 
         def table(kind: Kind) -> _Table:
             keyed = [(f"{kind}{index}", item) for index, item in enumerate(kinds[kind])]
@@ -226,11 +232,16 @@ class ProgramCodec:
         """The instruction's data, discriminator first. EncodeError names the field that does not fit."""
         return self._instructions.encode(name, value, lambda: self._encoders)
 
-    def event_decoders(self) -> tuple[Callable[[bytes], DecodeFunction | None], int]:
-        """For a loop that decodes nothing but events: a lookup by the first bytes, and of how many. What it does not find, and what its
-        decoder refuses with one of MISMATCHES, is for `decode_event`.
+    def event_decoders(self, form: Form) -> Mapping[bytes, DecodeFunction]:
+        """For a loop that decodes nothing but events: by their first bytes, functions that make of an event what the form says. What is not
+        there, and what such a function refuses with one of MISMATCHES, is for `decode_event`. The longest prefix wins.
         """
-        return {prefix: entry.decode for prefix, entry in self._events.by_prefix.items()}.get, self._events.longest
+        found = self._formed.get(form)
+        if found is None:
+            decoders, _ = compile_decoders({k: r for k, r in self._roots.items() if k.startswith("event")}, form)
+            found = {prefix: decoders[entry.key] for prefix, entry in self._events.by_prefix.items()}
+            self._formed[form] = found
+        return found
 
     def event_name(self, data: bytes) -> str | None:
         """Which event these bytes begin as, whether or not the rest fits."""

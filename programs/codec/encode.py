@@ -27,14 +27,11 @@ from programs.codec.layout import (
     Sized,
     Vec,
 )
+from programs.codec.source import FORMATS, Source
 
 # encode(value, append): `append` takes the bytes, part by part
 EncodeFunction: TypeAlias = Callable[[Any, Callable[[bytes], object]], None]
 
-_INTEGERS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q"}
-# Layouts with more values than this become functions of their own instead of a part of their holder's struct call.
-_INLINE_VALUES_MAX = 48
-_INLINE_BYTES_MAX = 1 << 12
 _ROOM_MAX = 1 << 24
 
 
@@ -60,7 +57,7 @@ def compile_encoders(layouts: Mapping[str, Named]) -> tuple[dict[str, EncodeFunc
     generator = _Generator()
     names = {key: generator.function(node) for key, node in layouts.items()}
     namespace = generator.compile()
-    return {key: namespace[name] for key, name in names.items()}, generator.source
+    return {key: namespace[name] for key, name in names.items()}, generator.text
 
 
 def _float_of(value: Any) -> float:
@@ -77,79 +74,27 @@ def _bytes_of(value: Any, length: int) -> bytes:
     return data
 
 
-class _Generator:
+class _Generator(Source):
+    prefix = "e"
+    title = "<idl encoders>"
+    method = "pack"
+    # An array's length has to be looked at before its elements are written.
+    inlines_arrays = False
+
     def __init__(self) -> None:
-        self.constants: dict[str, Any] = {
-            "M": Unfitting,
-            "K": address_bytes,
-            "F": _float_of,
-            "H": _bytes_of,
-            "N": struct.Struct("<I").pack,
-            "Z": bytes,
-        }
-        self.packers: dict[str, str] = {}
-        self.functions: list[str] = []
-        self.names: dict[int, str] = {}
-        # Nodes are told apart by identity, so they must live as long as the tables.
-        self.held: list[Node] = []
-        self.inline: dict[int, int | None] = {}
-        self.pending: list[tuple[str, Node]] = []
+        super().__init__(
+            {
+                "M": Unfitting,
+                "K": address_bytes,
+                "F": _float_of,
+                "H": _bytes_of,
+                "N": struct.Struct("<I").pack,
+                "Z": bytes,
+            }
+        )
 
-    @property
-    def source(self) -> str:
-        return "\n".join(self.functions)
-
-    def compile(self) -> dict[str, Any]:
-        while self.pending:
-            name, node = self.pending.pop()
-            _Function(self).build(name, node)
-        namespace = dict(self.constants)
-        exec(compile(self.source, "<idl encoders>", "exec", dont_inherit=True), namespace)
-        return namespace
-
-    def function(self, node: Node) -> str:
-        name = self.names.get(id(node))
-        if name is None:
-            name = self.names[id(node)] = f"e{len(self.names)}"
-            self.held.append(node)
-            self.pending.append((name, node))
-        return name
-
-    def constant(self, value: Any) -> str:
-        name = f"C{len(self.constants)}"
-        self.constants[name] = value
-        return name
-
-    def packer(self, layout: str) -> str:
-        name = self.packers.get(layout)
-        if name is None:
-            name = self.packers[layout] = self.constant(struct.Struct("<" + layout).pack)
-        return name
-
-    def inline_values(self, node: Node) -> int | None:
-        """How many values the node adds to a struct call, None when it is written by a function."""
-        known = self.inline.get(id(node), -1)
-        if known == -1:
-            known = self.inline[id(node)] = self._inline_values(node)
-            self.held.append(node)
-        return known
-
-    def _inline_values(self, node: Node) -> int | None:
-        if node.size is None or node.size > _INLINE_BYTES_MAX:
-            return None
-        match node:
-            case Scalar() | FixedBytes() | Pad():
-                return 1
-            case Enum() if node.plain:
-                return 1
-            case Named() if not node.cyclic:
-                return self.inline_values(node.body)
-            case Record():
-                parts = [self.inline_values(member.node) for member in node.members]
-                total = None if None in parts else sum(part for part in parts if part is not None)
-                return total if total is not None and total <= _INLINE_VALUES_MAX else None
-            case _:
-                return None
+    def build(self, name: str, node: Node) -> None:
+        _Function(self).build(name, node)
 
 
 class _Function:
@@ -192,7 +137,7 @@ class _Function:
 
     def flush(self) -> None:
         if self.run:
-            self.line(f"w({self.g.packer(''.join(self.run))}({', '.join(self.run_values)}))")
+            self.line(f"w({self.g.struct_call(''.join(self.run))}({', '.join(self.run_values)}))")
         self.run, self.run_values = [], []
 
     def value(self, node: Node, expression: str) -> None:
@@ -229,12 +174,12 @@ class _Function:
             self.line(f"if {name} is not True and {name} is not False: raise M")
             self.add("?", name)
         elif kind in ("f32", "f64"):
-            self.add("f" if kind == "f32" else "d", f"F({name})")
+            self.add(FORMATS[kind], f"F({name})")
         else:
             # A boolean is an integer to Python, and not to the chain.
             self.line(f"if type({name}) is not int: raise M")
-            if kind in _INTEGERS:
-                self.add(_INTEGERS[kind], name)
+            if kind in FORMATS:
+                self.add(FORMATS[kind], name)
             else:
                 self.add(f"{node.size}s", f"{name}.to_bytes({node.size}, 'little', signed={kind[0] == 'i'})")
 

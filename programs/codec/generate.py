@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from programs.base58 import ADDRESS_TEXTS
+from programs.base58 import ADDRESS_TEXTS, PLAIN_TEXTS, keep_texts
 from programs.codec.layout import (
     ENDLESS,
     RECURSION_MAX,
@@ -35,9 +35,10 @@ from programs.codec.layout import (
     Vec,
 )
 from programs.codec.reference import float_value
+from programs.codec.source import FORMATS, Source
 
-# decode(data) → what the `make` of `compile_decoders` makes of name, value, and the count of bytes behind it
-DecodeFunction: TypeAlias = Callable[[bytes], Any]
+# decode(data, …) → what the form makes of it
+DecodeFunction: TypeAlias = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,22 @@ class Root:
     node: Named
 
 
-# A definition with more values than this is a function of its own instead of a part of its holder's struct call.
-_INLINE_VALUES_MAX = 48
-_INLINE_BYTES_MAX = 1 << 12
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a decoder takes and gives, as source: `D` stands for `make`, `b` for the bytes, and `{name}`, `{value}` and `{trailing}` (the
+    count of bytes behind the layout) are filled in.
+    """
+
+    parameters: str
+    result: str
+    make: Callable[..., Any]
+
+
 # One struct call unpacks at most about this many values.
 _RUN_VALUES_MAX = 128
 
 _FORMATS = {
-    "u8": "B",
-    "i8": "b",
-    "u16": "H",
-    "i16": "h",
-    "u32": "I",
-    "i32": "i",
-    "u64": "Q",
-    "i64": "q",
-    "f32": "f",
-    "f64": "d",
+    **FORMATS,
     "bool": "B",
     "pubkey": "32s",
     "u128": "QQ",
@@ -73,6 +73,8 @@ _FORMATS = {
     "u256": "QQQQ",
     "i256": "QQQq",
 }
+# Stands for the table of addresses while that is not settled. No `repr`, and so no name of an IDL in the source, holds it.
+_TEXTS = "\0"
 _BULK = frozenset({"u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64"})
 
 
@@ -83,122 +85,57 @@ class Mismatch(Exception):
 MISMATCHES = (Mismatch, struct.error, IndexError, UnicodeDecodeError, RecursionError)
 
 
-def compile_decoders(
-    roots: Mapping[str, Root], make: Callable[[str, Any, int], Any]
-) -> tuple[dict[str, DecodeFunction], str]:
+def compile_decoders(roots: Mapping[str, Root], form: Form) -> tuple[dict[str, DecodeFunction], str]:
     """One decoder for each root, under the same key, and the source they were compiled from."""
-    generator = _Generator(make)
+    generator = _Generator(form)
     names = {key: generator.root(root) for key, root in roots.items()}
     namespace = generator.compile()
     functions = {key: namespace[name] for key, name in names.items()}
     if generator.uses_budget:
         functions = {key: _budgeted(function, namespace["Z"]) for key, function in functions.items()}
-    return functions, generator.source
+    return functions, generator.text
 
 
 def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
     """Elements that take no bytes are bounded over the whole value, not only in each list."""
 
-    def decode_within_budget(data: bytes) -> Any:
+    def decode_within_budget(*arguments: Any) -> Any:
         budget[0] = ZERO_SIZED_VALUES_MAX
-        return decode(data)
+        return decode(*arguments)
 
     return decode_within_budget
 
 
-class _Generator:
-    def __init__(self, make: Callable[[str, Any, int], Any]) -> None:
-        self.constants: dict[str, Any] = {
-            "D": make,
-            "A": ADDRESS_TEXTS,
-            "M": Mismatch,
-            "F": float_value,
-            "B2": (False, True),
-            "I4": struct.Struct("<I").unpack_from,
-            "U": struct.unpack_from,
-            "Z": [0],
-        }
-        self.structs: dict[str, str] = {}
-        self.functions: list[str] = []
-        self.names: dict[int, str] = {}
-        # Nodes are told apart by identity, so they must live as long as the table above.
-        self.held: list[Node] = []
-        self.inline: dict[int, int | None] = {}
-        self.pending: list[tuple[str, Node]] = []
+class _Generator(Source):
+    prefix = "f"
+    title = "<idl>"
+    method = "unpack_from"
+    inlines_arrays = True
+
+    def __init__(self, form: Form) -> None:
+        super().__init__(
+            {
+                "D": form.make,
+                "A": ADDRESS_TEXTS,
+                "P": PLAIN_TEXTS,
+                "K": keep_texts,
+                "M": Mismatch,
+                "F": float_value,
+                "B2": (False, True),
+                "U": struct.unpack_from,
+                "Z": [0],
+            }
+        )
+        self.form = form
         self.uses_budget = False
 
-    @property
-    def source(self) -> str:
-        return "\n".join(self.functions)
-
-    def compile(self) -> dict[str, Any]:
-        while self.pending:
-            name, node = self.pending.pop()
-            _Function(self, name).build(node)
-        namespace = dict(self.constants)
-        exec(compile(self.source, "<idl>", "exec", dont_inherit=True), namespace)
-        return namespace
-
-    def function(self, node: Node) -> str:
-        name = self.names.get(id(node))
-        if name is None:
-            name = self.names[id(node)] = f"f{len(self.names)}"
-            self.held.append(node)
-            self.pending.append((name, node))
-        return name
+    def build(self, name: str, node: Node) -> None:
+        _Function(self, name).build(node)
 
     def root(self, root: Root) -> str:
         name = f"r{len(self.functions)}"
         _Function(self, name).build_root(root)
         return name
-
-    def constant(self, value: Any) -> str:
-        name = f"C{len(self.constants)}"
-        self.constants[name] = value
-        return name
-
-    def unpacker(self, layout: str) -> str:
-        name = self.structs.get(layout)
-        if name is None:
-            name = self.structs[layout] = self.constant(struct.Struct("<" + layout).unpack_from)
-        return name
-
-    def iterator(self, layout: str) -> str:
-        key = "iter " + layout
-        name = self.structs.get(key)
-        if name is None:
-            name = self.structs[key] = self.constant(struct.Struct("<" + layout).iter_unpack)
-        return name
-
-    def inline_values(self, node: Node) -> int | None:
-        """How many values the node adds to a struct call, None when it is not to be inlined."""
-        known = self.inline.get(id(node), -1)
-        if known == -1:
-            known = self.inline[id(node)] = self._inline_values(node)
-            self.held.append(node)
-        return known
-
-    def _inline_values(self, node: Node) -> int | None:
-        if node.size is None or node.size > _INLINE_BYTES_MAX:
-            return None
-        match node:
-            case Scalar():
-                return 1
-            case FixedBytes() | Pad():
-                return 1
-            case Enum() if node.plain and node.tag == 1:
-                return 1
-            case Named() if not node.cyclic:
-                return self.inline_values(node.body)
-            case Array() if node.length <= _INLINE_VALUES_MAX:
-                below = self.inline_values(node.inner)
-                total = None if below is None else below * node.length
-            case Record():
-                parts = [self.inline_values(member.node) for member in node.members]
-                total = None if None in parts else sum(part for part in parts if part is not None)
-            case _:
-                return None
-        return total if total is not None and total <= _INLINE_VALUES_MAX else None
 
 
 class _Function:
@@ -214,30 +151,37 @@ class _Function:
         self.run_names: list[str] = []
         self.run_bytes = 0
         self.count = 0
+        # In a root: the variables that hold addresses, whose texts are looked up in the last statement.
+        self.addresses: list[str] | None = None
         # Where the reading stands, as long as that is known here; afterwards the variable `o` says it.
         self.known: int | None = None
 
     def build_root(self, root: Root) -> None:
         """The whole of an event, account or instruction: from the bytes to what `make` makes."""
-        node, body = root.node, root.node.body
+        node, body, form = root.node, root.node.body, self.g.form
         name = self.g.constant(root.name)
         if node.cyclic or node.least >= ENDLESS or (isinstance(body, Enum) and not body.plain):
             self.line("L = len(b)")
             self.line(f"v, o = {self.g.function(node)}(b, {root.skip}, L)")
-            ending = [f" return D({name}, v, L - o)"]
+            ending = form.result.format(name=name, value="v", trailing="L - o")
         else:
             self.begin_at(root.skip)
+            self.addresses = []
             value = self.contents(body)
             step = self.flush(advance=False)
             if self.known is None:
                 self.lines.insert(0, " L = len(b); d = 0")
-                ending = [f" return D({name}, {value}, L - o - {step})"]
+                ending = form.result.format(name=name, value=value, trailing=f"L - o - {step}")
             else:
                 # What an IDL places beyond the data fails in the struct call; nothing else looks at the length.
-                ending = [f" return D({name}, {value}, len(b) - {self.known + step})"]
+                ending = form.result.format(name=name, value=value, trailing=f"len(b) - {self.known + step}")
                 if not step:
-                    ending.insert(0, f" if len(b) < {self.known}: raise M")
-        self.g.functions.append("\n".join([f"def {self.name}(b):", *self.lines, *ending, ""]))
+                    self.line(f"if len(b) < {self.known}: raise M")
+        if self.addresses:
+            self.line(f"try: return {ending.replace(_TEXTS, 'P')}")
+            self.line(f"except KeyError: K({', '.join(self.addresses)})")
+        self.line(f"return {ending.replace(_TEXTS, 'A')}")
+        self.g.functions.append("\n".join([f"def {self.name}({form.parameters}):", *self.lines, ""]))
 
     def build(self, node: Node) -> None:
         self.line(f"def {self.name}(b, o, L, d=0):", 0)
@@ -287,7 +231,7 @@ class _Function:
         """Emit the struct call for what has gathered. Returns its bytes."""
         size, self.run_bytes = self.run_bytes, 0
         if self.run:
-            unpack = self.g.unpacker("".join(self.run))
+            unpack = self.g.struct_call("".join(self.run))
             target = "".join(f"{name}, " for name in self.run_names).rstrip()
             place = "o" if self.known is None else str(self.known)
             self.line(f"{target} = {unpack}(b, {place})" if target else f"{unpack}(b, {place})")
@@ -355,8 +299,7 @@ class _Function:
                 self.add(f"{node.size}x", node.size or 0, 0)
                 return ""
             case Enum():
-                names = self.g.constant(tuple(name for name, _ in node.variants))
-                return f"{names}[{self.add('B', 1, 1)[0]}]"
+                return self.plain_enum(node)
             case Named():
                 return self.inline(node.body)
             case Array():
@@ -371,7 +314,10 @@ class _Function:
         names = self.add(_FORMATS[kind], node.size or 0, {"28": 2, "56": 4}.get(kind[-2:], 1))
         first = names[0]
         if kind == "pubkey":
-            return f"A[{first}]"
+            if self.addresses is None:
+                return f"A[{first}]"
+            self.addresses.append(first)
+            return f"{_TEXTS}[{first}]"
         if kind == "bool":
             return f"B2[{first}]"
         if kind in ("f32", "f64"):
@@ -446,7 +392,7 @@ class _Function:
         expression = scratch.inline(inner)
         self.count = scratch.count
         target = "".join(f"{variable}, " for variable in scratch.run_names).rstrip() or "_"
-        iterate = self.g.iterator("".join(scratch.run))
+        iterate = self.g.struct_call("".join(scratch.run), "iter_unpack")
         end = self.variable()
         self.line(f"{end} = o + {count} * {inner.size}")
         self.line(f"{name} = [{expression} for {target} in {iterate}(b[o:{end}])]")

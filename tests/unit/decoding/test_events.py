@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from programs.events import EventRecord, InnerSource, LogSource, extract
+from programs import logs as grammar
+from programs.events import EventRecord, Extractor, InnerSource, LogSource, _reader, extract
 from programs.transaction import InnerInstruction
-from tests.unit.decoding.chain import CODECS, KEYS, P, Q, call, data_line, event, frame, seen, self_cpi
+from tests.unit.decoding.chain import CODEC, CODECS, KEYS, P, Q, call, data_line, event, frame, seen, self_cpi
 
 
 def got(events: tuple[EventRecord, ...]) -> list[tuple[int, object]]:
@@ -259,3 +260,38 @@ def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> No
     assert sum(isinstance(e.source, InnerSource) for e in shortened.events) == cpi_events
     ran = 1 in tops or any(c.program_id_index == 1 for c in calls)
     assert shortened.incomplete == ("truncated logs" if ran else None)
+
+
+PIECES = [
+    *[
+        f"Program {who} {what}"
+        for who in (P, Q)
+        for what in ("invoke [1]", "invoke [2]", "invoke [3]", "success", "failed: x\ny")
+    ],
+    *[f"Program {who} consumed 1 of 2 compute units" for who in (P, Q)],
+    *[data_line(1), data_line(2), data_line(1) + " ", data_line(2)[:24], data_line(1).rstrip("="), data_line(1) + "\n"],
+    *["Program log: x", "Program log: " + data_line(1), f"Program log: Program {P} success", "", "Log truncated"],
+    *[
+        "Program data: AQIDBAUG BwgF",
+        "Program data: AQIDBAUGBwgF units",
+        "Program data: AQIDBAUGBwg\\u0046",
+        "Program data: é",
+    ],
+    *["XXXXXXX data: AQIDBAUGBwgF", "Program is not deployed", f"Program return: {P} AQ==", f"Program {P} success\n"],
+]
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=8), st.integers(0, 7)), min_size=1, max_size=12))
+def test_a_stream_of_logs_is_read_as_each_of_them_in_the_plain_way(stream: list[tuple[list[str], int]]) -> None:
+    """One extractor over logs of few shapes, so that shapes are met again with other lines in them."""
+    extractor = Extractor(CODECS)
+    readers = {P: _reader(P, CODEC)}
+    for inside, pick in stream:
+        plain = [line for line in inside if " invoke" not in line and " success" not in line]
+        for logs in (
+            inside,
+            frame(P, 1, *plain),
+            frame(P, 1, PIECES[10 + pick], "Program log: x", *frame(Q, 2, data_line(pick))),
+        ):
+            assert extractor.from_logs(logs) == grammar.read_data(logs, readers)
