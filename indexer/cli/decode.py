@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from programs.errors import UserError
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   indexer decode --idl voting.json transaction.json
   indexer decode --idl voting.json --instructions < transactions.jsonl
-  echo 0102030405060708ff | indexer decode --idl voting.json --raw event
+  echo 0102030405060708ff | indexer decode --idl builtin:community_voting --raw event
 """
 _FILE_CHUNK = 1 << 20
 _PIPE_CHUNK = 1 << 16
-# A line longer than this is no transaction; it would only fill the memory.
+# A line longer than this is no transaction; it would only fill the memory. It is passed over, and this stands for it, by identity.
 _LINE_BYTES_MAX = 1 << 28
+_TOO_LONG = b"(a line that is too long)"
 
 # Takes one line of input, appends its answers to the list, returns whether something was wrong.
 Handler = Callable[[bytes, list[bytes]], bool]
@@ -38,7 +40,9 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--idl", required=True, metavar="FILE", help="the program's IDL, either format")
+    parser.add_argument(
+        "--idl", required=True, metavar="FILE", help="the program's IDL, either format, or builtin:community_voting"
+    )
     parser.add_argument("--program", metavar="ADDRESS", help="the program (default: the address in the IDL)")
     parser.add_argument("--instructions", action="store_true", help="print the program's instructions too")
     parser.add_argument(
@@ -60,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.raw and args.instructions:
         raise UserError("--instructions: transactions have them, --raw lines do not; give one of the two")
     idl = read_idl(args.idl)
+    for name in args.files:
+        _must_be_there(name)
     codec = compile_idl(idl)
     handler = (
         _raw_handler(codec, args.raw)
@@ -85,12 +91,31 @@ def read_idl(name: str, field: str = "--idl") -> Idl:
     from programs.idl import IdlError, load_idl
 
     try:
-        with open(name, "rb") as file:
+        with open(_builtin(name, field) if name.startswith("builtin:") else name, "rb") as file:
             return load_idl(file.read())
     except OSError as error:
         raise UserError(f"{field} {name}: {error.strerror or error}; give the path of an IDL in JSON") from None
     except IdlError as error:
         raise UserError(f"{field} {name}: {error}; give an Anchor IDL in JSON") from None
+
+
+def _builtin(name: str, field: str) -> Path:
+    import programs.community_voting
+    from indexer.settings import BUILTIN_IDL
+
+    if name != BUILTIN_IDL:
+        raise UserError(f"{field} {name}: there is no such IDL; give {BUILTIN_IDL} or the path of an IDL in JSON")
+    return Path(str(programs.community_voting.__file__)).with_name("idl.json")
+
+
+def _must_be_there(name: str) -> None:
+    """UserError unless the file can be looked at: nothing is printed when one of several is missing."""
+    try:
+        folder = stat.S_ISDIR(os.stat(name).st_mode)
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}; give a file of getTransaction results") from None
+    if folder:
+        raise UserError(f"{name}: Is a directory; give a file of getTransaction results")
 
 
 def _program(given: str | None, idl: Idl) -> bytes:
@@ -123,13 +148,16 @@ def _answer(source: int, handler: Handler, whole: bool, name: str) -> bool:
     reader = _batches(source, name)
     for number, lines in enumerate(reader):
         if number == 0 and whole:
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            if lines[0].startswith(b"\xef\xbb\xbf"):
+                lines[0] = lines[0][3:]
             if _goes_on(lines, regular=stat.S_ISREG(os.fstat(source).st_mode)):
-                lines = [*lines, *(line for batch in reader for line in batch)]
-                lines = _one_document(lines) or lines
+                lines = _gathered(lines, reader)
         answers: list[bytes] = []
         for line in lines:
-            if not whole:
+            if line is _TOO_LONG:
+                wrong = True
+                answers.append(b'{"error":"a line longer than %d bytes"}\n' % _LINE_BYTES_MAX)
+            elif not whole:
                 # Bare bytes are answered line for line, so an empty line has its answer too.
                 wrong |= handler(line, answers)
             elif line[:1] == b"[":
@@ -159,6 +187,17 @@ def _goes_on(lines: list[bytes], *, regular: bool) -> bool:
     return False
 
 
+def _gathered(lines: list[bytes], more: Iterator[list[bytes]]) -> list[bytes]:
+    """The lines up to the end as one, when together they are one document; else those that had to be read to see that they are none."""
+    found, size = list(lines), sum(map(len, lines))
+    for batch in more:
+        found += batch
+        size += sum(map(len, batch))
+        if size > _LINE_BYTES_MAX:
+            return found
+    return found if any(line is _TOO_LONG for line in found) else _one_document(found) or found
+
+
 def _one_document(lines: list[bytes]) -> list[bytes] | None:
     """The lines as one line, when together they are one document."""
     import msgspec
@@ -174,25 +213,24 @@ def _one_document(lines: list[bytes]) -> list[bytes] | None:
 
 
 def _batches(source: int, name: str) -> Iterator[list[bytes]]:
-    """The complete lines of each read; a last line without an end counts."""
+    """The complete lines of each read; a last line without an end counts, and one that is too long is passed over."""
     try:
         size = _FILE_CHUNK if stat.S_ISREG(os.fstat(source).st_mode) else _PIPE_CHUNK
         parts: list[bytes] = []
         held = 0
         while chunk := os.read(source, size):
-            head, newline, tail = chunk.rpartition(b"\n")
-            if not newline:
-                parts.append(tail)
-                held += len(tail)
-                if held > _LINE_BYTES_MAX:
-                    raise UserError(
-                        f"{name}: a line is longer than {_LINE_BYTES_MAX} bytes; give one transaction a line"
-                    )
+            first, *lines = chunk.split(b"\n")
+            held += len(first)
+            parts.append(first)
+            if held > _LINE_BYTES_MAX:
+                parts = [_TOO_LONG]
+            if not lines:
                 continue
-            yield (b"".join(parts) + head).split(b"\n")
-            parts, held = [tail], len(tail)
+            last = lines.pop()
+            yield [parts[0] if len(parts) == 1 else b"".join(parts), *lines]
+            parts, held = [last], len(last)
         if held:
-            yield [b"".join(parts)]
+            yield [parts[0] if len(parts) == 1 else b"".join(parts)]
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}; give a file that can be read") from None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from indexer.cli import decode
 from tests.unit.decoding.chain import DOCUMENT, SIGNATURE, P, data_line, event, frame, result, self_cpi
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,6 +133,12 @@ def test_raw_answers_line_for_line_empty_ones_too(idl: str) -> None:
         (["decode", "--idl", "IDL", "--program", "abc"], "--program: not an address: 'abc'"),
         (["decode", "--idl", "IDL", "/nowhere"], "/nowhere: No such file"),
         (["decode", "--idl", "IDL", "--raw", "event", "--instructions"], "--instructions"),
+        (["decode", "--idl", "IDL", "IDL", "/nowhere"], "/nowhere: No such file"),
+        (["decode", "--idl", "IDL", "/"], "/: Is a directory"),
+        (
+            ["decode", "--idl", "builtin:other"],
+            "--idl builtin:other: there is no such IDL; give builtin:community_voting",
+        ),
         (["idl", "check", "/nowhere.json"], "FILE /nowhere.json"),
         (["idl", "fetch", "abc", "--url", "http://127.0.0.1:1"], "ADDRESS: not an address"),
     ],
@@ -194,3 +201,40 @@ def test_a_file_may_be_laid_out_as_it_likes(idl: str, tmp_path: Path) -> None:
     assert (code, [line.get("data") for line in lines]) == (1, [None, {"x": 1}, {"x": 1}, {"x": 1}])
     code, lines, _ = run("decode", "--idl", idl, given=path.read_bytes())
     assert (code, [line.get("data") for line in lines]) == (1, [None, {"x": 1}, {"x": 1}, {"x": 1}])
+
+
+def test_the_voting_programs_own_idl_needs_no_file() -> None:
+    code, lines, _ = run("decode", "--idl", "builtin:community_voting", "--raw", "event", given=b"00\n")
+    assert (code, [list(line) for line in lines]) == (1, [["error"]])
+    for verb in ("check", "show"):
+        code, lines, _ = run("idl", verb, "builtin:community_voting", "--json")
+        assert (code, lines[0]["name"]) == (0, "community_voting")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_a_line_that_is_too_long_takes_only_itself_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(decode, "_LINE_BYTES_MAX", 100)
+    monkeypatch.setattr(decode, "_FILE_CHUNK", chunk)
+    path = tmp_path / "in"
+    path.write_bytes(b"\n".join([b"a" * 100, b"b" * 101, b"", b"c", b"d" * 500, b"e" * 300]))
+    with path.open("rb") as file:
+        lines = [line for batch in decode._batches(file.fileno(), "in") for line in batch]
+    assert [line is decode._TOO_LONG for line in lines] == [False, True, False, False, True, True]
+    assert [lines[n] for n in (0, 2, 3)] == [b"a" * 100, b"", b"c"]
+
+
+def test_a_file_that_is_no_document_is_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line looks like the beginning of a document, and the file goes on for longer than one may be."""
+    monkeypatch.setattr(decode, "_LINE_BYTES_MAX", 1000)
+    monkeypatch.setattr(decode, "_FILE_CHUNK", 100)
+    path = tmp_path / "in"
+    path.write_bytes(b"{cut\n" + b"x\n" * 5000)
+    answered: list[bytes] = []
+    written: list[int] = []
+    monkeypatch.setattr(decode, "_write", lambda answers: written.append(len(answers)))
+    with path.open("rb") as file:
+        assert not decode._answer(file.fileno(), lambda line, answers: bool(answered.append(line)), True, "in")
+    assert answered == [b"{cut", *[b"x"] * 5000]
+    assert len(written) > 10
