@@ -696,7 +696,7 @@ class _Reader:
     # -- accounts, events, instructions --
 
     def _layouts(self, key: str, namespace: str) -> tuple[Layout, ...]:
-        found: list[Layout] = []
+        found: dict[tuple[str, bytes], Layout] = {}
         for index, entry in enumerate(self._list(self.document, key, "$")):
             path = f"$.{key}[{index}]"
             name = _name(entry)
@@ -705,22 +705,14 @@ class _Reader:
                 continue
             discriminator = self._discriminator(entry, path, namespace, name)
             layout = Layout(name, discriminator, self._layout_type(entry, name, path), path)
-            if not self._is_repeated(layout, found, namespace):
-                found.append(layout)
-        self._check_discriminators(found, namespace)
-        return tuple(found)
-
-    def _is_repeated(self, layout: Layout, found: list[Layout], what: str) -> bool:
-        """The same name and discriminator again: the first one is served. Another discriminator is another thing."""
-        for other in found:
-            if other.name == layout.name and other.discriminator == layout.discriminator:
+            # The same name and discriminator again: the first one is served. Another discriminator is another thing.
+            other = found.setdefault((name, discriminator), layout)
+            if other is not layout:
                 alike = replace(other.type, path="") == replace(layout.type, path="")
                 how = "both alike" if alike else "differently; the first one is used"
-                self._problem(
-                    layout.path, f"{what} {layout.name!r} is listed twice, {how}", "warning" if alike else "error"
-                )
-                return True
-        return False
+                self._problem(path, f"{namespace} {name!r} is listed twice, {how}", "warning" if alike else "error")
+        self._check_discriminators(tuple(found.values()), namespace)
+        return tuple(found.values())
 
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}
@@ -742,9 +734,14 @@ class _Reader:
         given = entry.get("discriminator")
         if given is None and isinstance(entry.get("discriminant"), dict):
             given = self._discriminant(entry["discriminant"])
-        if isinstance(given, list) and given and all(isinstance(b, int) and 0 <= b <= 255 for b in given):
+        if isinstance(given, list) and given and all(type(b) is int and 0 <= b <= 255 for b in given):
             return bytes(given)
-        if given is not None:
+        if given == []:
+            message = (
+                "an empty discriminator is the beginning of everything and tells nothing; Anchor's default is used"
+            )
+            self._problem(f"{path}.discriminator", message)
+        elif given is not None:
             self._problem(f"{path}.discriminator", f"not a list of bytes: {_shorten(given)}; Anchor's default is used")
         elif not self.legacy:
             self._problem(path, f"{name!r} has no discriminator; Anchor's default is used", "warning")
@@ -789,7 +786,7 @@ class _Reader:
         return None
 
     def _instructions(self) -> tuple[Instruction, ...]:
-        found: list[Instruction] = []
+        found: dict[tuple[str, bytes], Instruction] = {}
         for index, entry in enumerate(self._list(self.document, "instructions", "$")):
             path = f"$.instructions[{index}]"
             name = _name(entry)
@@ -800,15 +797,16 @@ class _Reader:
             body: Body = StructBody(()) if isinstance(fields, UnitBody) else fields
             discriminator = self._discriminator(entry, path, "global", name)
             accounts = tuple(self._accounts(entry, path, "", 0))
-            if any(other.name == name and other.discriminator == discriminator for other in found):
+            if (name, discriminator) in found:
                 self._problem(path, f"instruction {name!r} is listed twice; the first one is used", "warning")
                 continue
             aliases: tuple[bytes, ...] = ()
             if self.legacy and discriminator == discriminator_of("global", snake_case(name)):
                 aliases = tuple(discriminator_of("global", spelling) for spelling in snake_cases(name)[1:])
-            found.append(Instruction(name, discriminator, TypeDef(name, body, path=path), accounts, path, aliases))
-        self._check_discriminators(found, "instruction")
-        return tuple(found)
+            definition = TypeDef(name, body, path=path)
+            found[name, discriminator] = Instruction(name, discriminator, definition, accounts, path, aliases)
+        self._check_discriminators(tuple(found.values()), "instruction")
+        return tuple(found.values())
 
     def _accounts(self, entry: Mapping[str, Any], path: str, prefix: str, depth: int) -> Iterable[AccountMeta]:
         if depth > ACCOUNT_GROUP_NESTING_MAX:

@@ -22,8 +22,9 @@ RECURSION_MAX = 64
 # Nested definitions; real programs stay below 10.
 DEFINITION_NESTING_MAX = 48
 CLOSED_TYPE_NODES_MAX = 1000
+# Types that generics may add to those that the IDL itself lists, and nodes for each of all these.
 INSTANCES_MAX = 5000
-NODES_MAX = 500_000
+NODES_MAX = 100
 # Values that take no bytes (unit structs, empty arrays) cost the sender nothing and the reader memory.
 ZERO_SIZED_STATIC_MAX = 1024
 ZERO_SIZED_VALUES_MAX = 1 << 16
@@ -245,6 +246,7 @@ class Resolver:
         self._idl = idl
         self._instances: dict[tuple[int, tuple[Argument, ...], Mode], Named] = {}
         self._nodes: list[Node] = []
+        self._instances_max = INSTANCES_MAX + sum(map(len, (idl.types, idl.events, idl.accounts, idl.instructions)))
 
     def resolve(self, definition: model.TypeDef) -> Named:
         """The layout of an event, an account or the arguments of an instruction."""
@@ -290,8 +292,8 @@ class Resolver:
         self._instances[key] = named
         if depth > DEFINITION_NESTING_MAX:
             body = self._broken(f"types are nested deeper than {DEFINITION_NESTING_MAX} definitions")
-        elif len(self._instances) > INSTANCES_MAX or len(self._nodes) > NODES_MAX:
-            body = self._broken(f"the IDL unfolds into more than {INSTANCES_MAX} types")
+        elif len(self._instances) > self._instances_max or len(self._nodes) > NODES_MAX * self._instances_max:
+            body = self._broken(f"the IDL unfolds into more than {self._instances_max} types")
         elif definition.serialization == "custom":
             body = self._broken(f"type {definition.name!r} has a serialization of the program's own")
         else:

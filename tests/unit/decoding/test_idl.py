@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from programs.codec import DecodeError, Unservable, compile_idl
+from programs.codec import DecodeError, Unservable, compile_idl, layout
 from programs.idl import Idl, IdlError, load_idl, rust_type, snake_case, snake_cases
 
 
@@ -405,3 +406,23 @@ def test_bytes_by_a_generic_are_bytes() -> None:
     value = {"b": {"items": "0105", "raw": "0102"}}
     assert codec.decode_event(b"\1\1\5\1\2").data == value
     assert codec.encode_event("E", value) == b"\1\1\5\1\2"
+
+
+def test_as_many_types_as_the_idl_lists_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is for what generics add: a large IDL is not a hostile one."""
+    monkeypatch.setattr(layout, "INSTANCES_MAX", 10)
+    names = [f"T{number}" for number in range(300)]
+    types = [{"name": n, "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}} for n in names]
+    events = [{"name": n, "discriminator": [1, *number.to_bytes(2, "little")]} for number, n in enumerate(names)]
+    codec = compile_idl(load_idl(new(types, events=events)))
+    assert codec.unservable() == []
+    assert codec.decode_event(b"\1" + (299).to_bytes(2, "little") + b"\7").data == {"x": 7}
+
+
+@pytest.mark.parametrize("written", [[], [True], [256], [-1], "01", [1.0]])
+def test_a_discriminator_that_is_none_is_said_and_anchors_is_used(written: Any) -> None:
+    document = event([{"name": "x", "type": "u8"}])
+    document["events"][0]["discriminator"] = written
+    idl = load_idl(document)
+    assert said(idl) == [("$.events[0].discriminator", "error")]
+    assert idl.events[0].discriminator == hashlib.sha256(b"event:E").digest()[:8]
