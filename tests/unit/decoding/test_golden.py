@@ -45,6 +45,20 @@ def test_what_rust_wrote_is_read_and_written_again(
             getattr(codec, f"decode_{kind}")(data[:length])
 
 
+def test_what_anchors_typescript_wrote_is_read_and_written_again() -> None:
+    for line in LAYOUTS.with_name("typescript").joinpath("cases.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        entry = {"name": "Root", "discriminator": case["discriminator"]}
+        codec = compile_idl(
+            load_idl({"metadata": {"spec": "0.1.0"}, "types": case["types"], "events": [entry], "accounts": [entry]})
+        )
+        data = bytes.fromhex(case["event"])
+        for decode, encode in ((codec.decode_event, codec.encode_event), (codec.decode_account, codec.encode_account)):
+            decoded = decode(data)
+            assert (decoded.name, decoded.data, decoded.trailing) == ("Root", case["value"], 0)
+            assert encode("Root", decoded.data) == data
+
+
 def test_an_idl_of_anchor_0_29_with_its_dirt() -> None:
     idl = load_idl((LAYOUTS / "idl_0_29.json").read_bytes())
     assert [(p.path, p.severity) for p in idl.problems] == [
