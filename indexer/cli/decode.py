@@ -14,6 +14,7 @@ from programs.errors import UserError
 
 if TYPE_CHECKING:
     from programs.codec import ProgramCodec
+    from programs.events import InnerSource
     from programs.idl import Idl
     from programs.transaction import RpcTransaction
 
@@ -284,11 +285,14 @@ def _raw_handler(codec: ProgramCodec, kind: str) -> Handler:
 def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool) -> Handler:
     import msgspec
 
-    from programs.events import Extractor
+    from programs.events import Extractor, LogSource
     from programs.transaction import TransactionError, parse_rpc, signature_of
 
     extractor = Extractor({program: codec})
     encode = msgspec.json.Encoder().encode
+
+    def place(source: LogSource | InnerSource) -> dict[str, Any]:
+        return {"log": source.line} if isinstance(source, LogSource) else {"inner": [source.outer, source.index]}
 
     def handle(line: bytes, answers: list[bytes]) -> bool:
         try:
@@ -315,22 +319,16 @@ def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool
             else:
                 answer["error"] = event.error
                 wrong = True
-            answer["source"] = _source(event.source)
+            answer["source"] = place(event.source)
             answer["trailing"] = event.trailing
             if event.twin is not None:
-                answer["twin"] = _source(event.twin)
+                answer["twin"] = place(event.twin)
             answers.append(encode(answer) + b"\n")
         if extraction.incomplete is not None:
             answers.append(encode({"signature": signature, "incomplete": extraction.incomplete}) + b"\n")
         return wrong
 
     return handle
-
-
-def _source(source: Any) -> dict[str, Any]:
-    from programs.events import LogSource
-
-    return {"log": source.line} if isinstance(source, LogSource) else {"inner": [source.outer, source.index]}
 
 
 def _instructions(
