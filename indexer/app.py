@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket as socket_module
 import threading
@@ -30,19 +31,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from indexer import idls, metrics
 from indexer.accounts import AccountSampler
 from indexer.catchup import CatchUp, Handover, split
-from indexer.core.finality import Auditor
+from indexer.core.finality import Auditor, AuditPolicy
+from indexer.core.hints import Hint
 from indexer.core.notifications import Notification, NotificationBuffer
-from indexer.core.protocol import SAW_SOCKET, Address, Done, GetSlot, Halted, Outcome, SealPlan, Slot, Unproven
+from indexer.core.protocol import SAW_SOCKET, Address, Done, Halted, Outcome, SealPlan, Slot, Unproven
 from indexer.core.sealer import Sealer, SealPolicy
 from indexer.core.watchdog import Watchdog
 from indexer.edges.driver import Driver
 from indexer.edges.httpd import HttpServer
 from indexer.edges.ledger import LedgerMoved, PostgresLedger, TipClock
+from indexer.edges.parse import AccountChange
 from indexer.edges.rpc import RpcClient, WrongCluster
 from indexer.edges.socket import Listeners, SocketEdge
 from indexer.log import log, one_line
 from indexer.projector import ProjectorThread
-from indexer.report import Reporter
+from indexer.report import AuditReporter, Reporter
 from indexer.settings import Settings
 from indexer.startup import Prepared, prepare, rpc_client, witness_client
 from indexer.state import State
@@ -59,6 +62,8 @@ GATHER_S = 0.04
 RETRY_S_MIN = 0.2
 RETRY_S_MAX = 5.0
 HALTED_S = 15.0
+# How often hints that wait are looked at.
+HINTS_POLL_S = 0.5
 # With the socket's contents a seal may cover two slots: half the calls, and a slot more of delay.
 TRUSTING_ROUND_S = 0.85
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
@@ -182,7 +187,7 @@ class Daemon:
     async def _lead(self, prepared: Prepared) -> None:
         holder = f"{socket_module.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         while not self._stop.is_set() and not self._finished.is_set():
-            lease = await self._acquire(holder)
+            lease = await self._acquire(prepared, holder)
             if lease is None:
                 return
             self.state.leader = True
@@ -204,12 +209,16 @@ class Daemon:
                 metrics.LEADER.set(0)
                 await self._release(lease)
 
-    async def _acquire(self, holder: str) -> Lease | None:
+    async def _acquire(self, prepared: Prepared, holder: str) -> Lease | None:
+        """The writer's lease; None at the end, or when whoever has it has sealed up to `--until-slot`."""
         said = False
         while not self._stop.is_set():
             try:
                 async with await aconnect(self.settings.need_database()) as connection:
                     lease = await leases.acquire(connection, WRITER, holder, self.settings.lease_ttl_s)
+                    if lease is None and await self._sealed_by_another(prepared, connection):
+                        self._finished.set()
+                        return None
                 self.state.database_down = False
             except (psycopg.Error, OSError) as error:
                 self.state.database_down = True
@@ -222,6 +231,15 @@ class Daemon:
                 said = True
             await self._sleep(min(1.0, self.settings.lease_ttl_s / 4))
         return None
+
+    async def _sealed_by_another(self, prepared: Prepared, connection: psycopg.AsyncConnection[Any]) -> bool:
+        until = self.options.until_slot
+        if until is None:
+            return False
+        known = await ledger_api.load_state(connection)
+        upto = min(known.programs[number].contiguous_slot() for number in prepared.program_ids.values())
+        self.state.sealed = Slot(max(self.state.sealed, min(upto, until)))
+        return upto >= until
 
     async def _release(self, lease: Lease) -> None:
         with contextlib.suppress(psycopg.Error, OSError, LeaseLost, TimeoutError):
@@ -242,7 +260,7 @@ class Daemon:
         audited = {a: Slot(known.finalized_slot(ids[a], known.programs[ids[a]].program.start_slot)) for a in live}
         notifications = NotificationBuffer()
         sealer = Sealer(cursors, self._policy(), notifications)
-        auditor = Auditor(audited)
+        auditor = Auditor(audited, AuditPolicy(settings.audit_sample, salt=secrets.token_bytes(32)))
         self.state.sealed = sealer.sealed
         witness = witness_client(settings, prepared)
         async with contextlib.AsyncExitStack() as stack:
@@ -260,7 +278,7 @@ class Daemon:
                 settings.commitment,
                 Listeners(
                     logs=lambda note: self._on_logs(notifications, note),
-                    account=sampler.observe,
+                    account=lambda change: self._on_account(sealer, sampler, change),
                     slot=self._on_slot,
                     subscribed=lambda: self._on_subscribed(sampler),
                 ),
@@ -270,7 +288,7 @@ class Daemon:
             loops: dict[str, Callable[[], Awaitable[None]]] = {
                 "socket": edge.run,
                 "lease": lambda: self._keep(lease),
-                "finality": lambda: self._finality(driver, auditor, sealer, rpc, database),
+                "finality": lambda: self._finality(driver, auditor, sealer, database),
             }
             self.state.catching_up = dict.fromkeys(behind, 0)
             if behind:
@@ -380,6 +398,10 @@ class Daemon:
             self._hint = note.slot
             self._wake.set()
 
+    def _on_account(self, sealer: Sealer, sampler: AccountSampler, change: AccountChange) -> None:
+        sampler.observe(change)
+        sealer.writes.wrote(change.slot, change.program)
+
     def _on_slot(self, slot: Slot) -> None:
         if self._processed is None or slot > self._processed:
             self._processed = slot
@@ -435,6 +457,12 @@ class Daemon:
                 if self.settings.trust_socket_contents:
                     await self._sleep(max(0.0, started + TRUSTING_ROUND_S - time.monotonic()))
             elif isinstance(outcome, Halted):
+                if rpc.shun():
+                    # It may be this endpoint alone that has forgotten what is needed.
+                    log.seldom(60.0, "warning", "another_endpoint", reason=outcome.reason)
+                    await self._sleep(pause)
+                    pause = min(pause * 2, HALTED_S)
+                    continue
                 if self.options.until_slot is not None:
                     self._finished.set()
                     return
@@ -493,31 +521,52 @@ class Daemon:
             metrics.SEALED_SLOT.labels(program=program.name).set(sealed)
             metrics.SEALED_LAG_SLOTS.labels(program=program.name).set(max(0, tip - sealed))
 
-    async def _finality(
-        self, driver: Driver, auditor: Auditor, sealer: Sealer, rpc: RpcClient, database: PostgresLedger
-    ) -> None:
-        forged = 0
+    async def _finality(self, driver: Driver, auditor: Auditor, sealer: Sealer, database: PostgresLedger) -> None:
+        """Hints as they come, and every `finality_poll_s` the finalized chain. One after the other: both append late rows."""
+        report = AuditReporter()
+        due = time.monotonic() + self.settings.finality_poll_s
         while True:
-            await asyncio.sleep(self.settings.finality_poll_s)
-            while self._to_audit:
-                handover = self._to_audit.pop()
-                auditor.admit(handover.address, handover.finalized)
-            outcome = await driver.drive(auditor.audit(sealer.sealed))
-            root = await rpc.get_slot(GetSlot("finalized"))
-            if isinstance(root, int):
-                await database.set_root(Slot(root))
-            self.state.finalized = auditor.finalized
-            self.state.audit_halted = outcome if isinstance(outcome, Halted) else None
-            metrics.FINALIZED_SLOT.set(auditor.finalized)
-            metrics.AUDIT_STALLED.set(self.state.audit_halted is not None)
-            metrics.AUDIT_FORGED.inc(auditor.tally.forged - forged)
-            forged = auditor.tally.forged
-            if isinstance(outcome, Halted):
-                log.seldom(60.0, "error", "audit_halted", reason=outcome.reason, remedy=outcome.remedy)
-            elif isinstance(outcome, Unproven):
-                log.seldom(30.0, "warning", "audit_unproven", reason=outcome.reason)
-            elif outcome.late or outcome.retracted:
-                log.error("finality_corrected", late=outcome.late, retracted=outcome.retracted, slot=outcome.slot)
+            await asyncio.sleep(max(0.0, min(HINTS_POLL_S, due - time.monotonic())))
+            hint = sealer.hints.take(time.monotonic())
+            if hint is not None:
+                await self._follow(driver, auditor, sealer, hint)
+            if time.monotonic() >= due:
+                due = time.monotonic() + self.settings.finality_poll_s
+                await self._audit(driver, auditor, sealer, database)
+            report.publish(auditor, sealer.hints)
+
+    async def _follow(self, driver: Driver, auditor: Auditor, sealer: Sealer, hint: Hint) -> None:
+        """Look at a sealed slot of which something hints that the list hid a transaction."""
+        outcome = await driver.drive(auditor.follow(hint, sealer.hints, sealer.cursors, self.settings.commitment))
+        if isinstance(outcome, Done) and outcome.late:
+            log.error(
+                "hidden_transaction", slot=hint.slot, rows=outcome.late, hint=hint.kind,
+                remedy="the node's signature list hides transactions; run: indexer replay, at another endpoint",
+            )  # fmt: skip
+
+    async def _audit(self, driver: Driver, auditor: Auditor, sealer: Sealer, database: PostgresLedger) -> None:
+        while self._to_audit:
+            handover = self._to_audit.pop()
+            auditor.admit(handover.address, handover.finalized)
+        hidden = auditor.tally.hidden
+        outcome = await driver.drive(auditor.audit(sealer.sealed))
+        if auditor.root >= 0:
+            await database.set_root(auditor.root)
+        self.state.finalized = auditor.finalized
+        self.state.audit(outcome, time.monotonic())
+        metrics.FINALIZED_SLOT.set(auditor.finalized)
+        metrics.AUDIT_STALLED.set(self.state.audit_halted is not None)
+        if auditor.tally.hidden > hidden:
+            log.error(
+                "list_hides", transactions=auditor.tally.hidden - hidden, slot=auditor.finalized,
+                remedy="a sampled block shows what the node's signature list does not; run: indexer replay, at another endpoint",
+            )  # fmt: skip
+        if isinstance(outcome, Halted):
+            log.seldom(60.0, "error", "audit_halted", reason=outcome.reason, remedy=outcome.remedy)
+        elif isinstance(outcome, Unproven):
+            log.seldom(30.0, "warning", "audit_unproven", reason=outcome.reason)
+        elif outcome.late or outcome.retracted:
+            log.error("finality_corrected", late=outcome.late, retracted=outcome.retracted, slot=outcome.slot)
 
     async def _reconciling(self, prepared: Prepared) -> None:
         """The tables against the accounts on the chain, every `reconcile_s` seconds."""

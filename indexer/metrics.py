@@ -22,6 +22,11 @@ APPEND_SECONDS = Histogram("indexer_append_seconds", "Time of an append's databa
 FETCHED = Counter("indexer_fetched_total", "Contents asked for, by route", ["route"])
 LIST_MISSED = Counter("indexer_list_missed_total", "Transactions that a block shows and the signature list lacked")
 LIST_INVENTED = Counter("indexer_list_invented_total", "Transactions that the signature list named and the block lacks")
+LISTS_UNJOINED = Counter(
+    "indexer_lists_unjoined_total",
+    "Rounds in which a signature list did not come down to the ledger's last row, by commitment",
+    ["commitment"],
+)
 TRUNCATED = Counter("indexer_truncated_logs_total", "Transactions appended with truncated logs")
 LOGS_UNKNOWN = Counter("indexer_unknown_logs_total", "Transactions appended without recorded logs")
 STALLED = Gauge("indexer_stalled", "1 while the proof needs a person; /readyz gives reason and remedy")
@@ -37,6 +42,12 @@ WITNESS_MISSED = Counter(
 )
 WITNESS_ABSENT = Counter("indexer_witness_absent_total", "Seals and slots that went without the second endpoint")
 WITNESS_DISPUTED = Counter("indexer_witness_disputed_total", "Slots that the two endpoints list differently")
+HINTS = Counter(
+    "indexer_hints_total",
+    "Hints that a sealed slot lacks a transaction, by kind and by what became of them",
+    ["kind", "fate"],
+)
+HINTS_WAITING = Gauge("indexer_hints_waiting", "Hinted slots whose block is not read yet (bounded)")
 BUFFERED = Gauge("indexer_notification_buffer_size", "Notifications waiting to be judged (bounded)")
 
 TRUSTED = Counter("indexer_trusted_rows_total", "Rows appended with the socket's contents (trust_socket_contents)")
@@ -51,6 +62,11 @@ CATCHING_UP = Gauge(
 # Finality.
 AUDIT_STALLED = Gauge(
     "indexer_audit_stalled", "1 while the comparison at finalized needs a person; /readyz gives reason and remedy"
+)
+AUDIT_SAMPLED = Counter("indexer_audit_sampled_total", "Slots whose blocks were compared with the signature lists")
+HIDDEN = Counter(
+    "indexer_hidden_transactions_total",
+    "Transactions that a block shows and the signature list hid, found after the seal",
 )
 AUDIT_FORGED = Counter(
     "indexer_audit_forged_total", "Rows with the socket's contents that the finalized block contradicts"

@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     ready_lag_slots: int = Field(default=150, ge=1, description="/readyz is 503 beyond this lag")
     idle_poll_s: float = Field(default=8.0, gt=0, le=3600, description="sealing round when no notification comes")
     finality_poll_s: float = Field(default=20.0, gt=0, le=3600, description="how often the finalized chain is compared")
+    audit_sample: float = Field(
+        default=0.01, ge=0, le=1, description="share of finalized slots whose blocks are compared with the lists"
+    )
     accounts_poll_s: float = Field(default=300.0, gt=0, description="how often accounts are listed to find closes")
     account_updates: bool = Field(default=True, description="keep samples of the programs' accounts")
     rpc_timeout_s: float = Field(default=20.0, gt=0, le=600)

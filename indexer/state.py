@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from indexer.core.protocol import Halted, Slot
+from indexer.core.protocol import Halted, Outcome, Slot, Unproven
 from indexer.core.watchdog import Watchdog
 
 # A round that is not proven is tried again; when none was for so long, /readyz says why.
 UNPROVEN_SHOWN_S = 10.0
+# The comparison at finalized comes every twenty seconds or so.
+AUDIT_UNPROVEN_SHOWN_S = 60.0
 NO_SLOT = Slot(-1)
 _FAILING_REMEDY = "mend what the detail names (space, rights, time-outs); the indexer goes on by itself"
 
@@ -23,6 +25,8 @@ class State:
     halted: Halted | None = None
     audit_halted: Halted | None = None
     catch_up_halted: Halted | None = None
+    audit_unproven: str | None = None
+    audit_unproven_since: float | None = None
     differences: int = 0
     unproven: str | None = None
     unproven_since: float | None = None
@@ -35,6 +39,15 @@ class State:
     database_down: bool = False
     rows: int = 0
     failed_tasks: dict[str, str] = field(default_factory=dict)
+
+    def audit(self, outcome: Outcome, now_s: float) -> None:
+        """What the last comparison at finalized came to."""
+        self.audit_halted = outcome if isinstance(outcome, Halted) else None
+        self.audit_unproven = outcome.reason if isinstance(outcome, Unproven) else None
+        if self.audit_unproven is None:
+            self.audit_unproven_since = None
+        elif self.audit_unproven_since is None:
+            self.audit_unproven_since = now_s
 
     def reasons(
         self, now_s: float, lag_slots_max: int, failing: str | None, watchdog: Watchdog, *, ingest: bool
@@ -67,6 +80,9 @@ class State:
             found.append({"reason": "endpoints_disagree", "detail": self.unproven})
         elif self.unproven_since is not None and now_s - self.unproven_since > UNPROVEN_SHOWN_S:
             found.append({"reason": "unproven", "detail": self.unproven})
+        since = self.audit_unproven_since
+        if since is not None and now_s - since > AUDIT_UNPROVEN_SHOWN_S:
+            found.append({"reason": "audit_unproven", "detail": self.audit_unproven})
         if self.differences:
             detail = f"{self.differences} differences"
             found.append({"reason": "tables_differ", "detail": detail, "remedy": "run: indexer reconcile"})

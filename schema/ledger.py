@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from programs import base58
 from programs.errors import UserError
+from programs.transaction import RawTransaction
 from schema import digest as digests
 from schema import lease as leases
 from schema import rows as encoding
@@ -49,12 +50,16 @@ __all__ = [
     "append_late",
     "append_retractions",
     "append_seal",
+    "contents",
     "ensure_programs",
     "held",
+    "last_listed",
     "load_state",
+    "note_replayed",
     "pending_row",
     "prepare_row",
     "recorded_cluster",
+    "replayed",
     "set_accounts_slot",
     "set_root",
     "set_tip",
@@ -169,6 +174,7 @@ class HeldRow(NamedTuple):
     signature: bytes
     err: str | None
     unfetched_logs: bytes | None
+    digest: bytes
 
 
 class _Head(NamedTuple):
@@ -460,18 +466,61 @@ async def note_deployment(conn: Conn, name: str, slot: int) -> None:
     )
 
 
+_HELD = (
+    "SELECT t.position, t.slot, t.transaction_index, t.signature, t.err, CASE WHEN t.witnesses & 12 = 0 THEN t.logs END, t.digest"
+    " FROM ledger.transactions t WHERE t.programs @> ARRAY[%s]::smallint[] AND NOT EXISTS (SELECT FROM ledger.retractions r"
+    " WHERE r.position = t.position) AND "
+)
+# How far back a program's last row is looked for where the checkpoint does not name it: about two hours. Rows are found by slot, not by program.
+LAST_ROW_SLOTS_MAX = 20_000
+
+
+def _held_row(fields: tuple[Any, ...]) -> HeldRow:
+    position, slot, index, signature, err, logs, digest = fields
+    return HeldRow(position, slot, index, bytes(signature), err, None if logs is None else bytes(logs), bytes(digest))
+
+
 async def held(conn: Conn, program_id: int, slot_first: int, slot_last: int) -> list[HeldRow]:
     """The rows of a program in a slot range (inclusive), retracted ones left out, in chain order."""
-    query = (
-        "SELECT t.position, t.slot, t.transaction_index, t.signature, t.err, CASE WHEN t.witnesses & 12 = 0 THEN t.logs END"
-        " FROM ledger.transactions t WHERE t.slot BETWEEN %s AND %s"
-        " AND t.programs @> ARRAY[%s]::smallint[] AND NOT EXISTS (SELECT FROM ledger.retractions r WHERE r.position = t.position)"
-        " ORDER BY t.slot, t.transaction_index, t.position"
+    query = _HELD + "t.slot BETWEEN %s AND %s ORDER BY t.slot, t.transaction_index, t.position"
+    return [_held_row(fields) for fields in await _all(conn, query, (program_id, slot_first, slot_last))]
+
+
+async def last_listed(conn: Conn, program_id: int, slot_last: int) -> HeldRow | None:
+    """The program's last standing row at or below a slot that a signature list has witnessed: the last one that was sealed, or one of the
+    LAST_ROW_SLOTS_MAX slots before. None when there is none so near."""
+    listed = "t.witnesses & 2 <> 0 AND t.slot <= %s AND "
+    newest = "t.position = (SELECT position FROM ledger.checkpoints WHERE name = %s)"
+    found = await _all(conn, _HELD + listed + newest, (program_id, slot_last, f"ingest:{program_id}"))
+    near = "t.slot >= %s ORDER BY t.slot DESC, t.position DESC LIMIT 1"
+    found = found or await _all(
+        conn, _HELD + listed + near, (program_id, slot_last, max(0, slot_last - LAST_ROW_SLOTS_MAX))
     )
-    return [
-        HeldRow(p, s, i, bytes(g), e, None if logs is None else bytes(logs))
-        for p, s, i, g, e, logs in await _all(conn, query, (slot_first, slot_last, program_id))
-    ]
+    return _held_row(found[0]) if found else None
+
+
+async def contents(conn: Conn, places: Sequence[tuple[int, int]]) -> list[RawTransaction]:
+    """Rows as they are stored, by (slot, position), in the order asked. LedgerConflict when one is missing."""
+    found: list[RawTransaction] = []
+    for slot, position in places:
+        rows = await _all(
+            conn,
+            "SELECT slot, transaction_index, signature, block_time, err, wire, logs, inner_instructions, loaded, version"
+            " FROM ledger.transactions WHERE slot = %s AND position = %s",
+            (slot, position),
+        )
+        if not rows:
+            raise LedgerConflict(f"there is no row at position {position}, slot {slot}")
+        at, index, signature, time, err, wire, logs, inner, loaded, version = rows[0]
+        found.append(
+            RawTransaction(
+                at, index, base58.encode(bytes(signature)), time, err, bytes(wire),
+                None if logs is None else encoding.decode_logs(bytes(logs)),
+                None if inner is None else encoding.decode_inner(bytes(inner)),
+                encoding.split_loaded(bytes(loaded)), version,
+            )
+        )  # fmt: skip
+    return found
 
 
 async def recorded_cluster(conn: Conn, genesis: str | None = None) -> str | None:
@@ -483,6 +532,24 @@ async def recorded_cluster(conn: Conn, genesis: str | None = None) -> str | None
         )
     row = await _all(conn, "SELECT value FROM ledger.settings WHERE key = 'genesis_hash'")
     return row[0][0] if row else None
+
+
+async def replayed(conn: Conn, name: str) -> int | None:
+    """Up to where an unfinished replay has come."""
+    found = await _all(conn, "SELECT slot FROM ledger.checkpoints WHERE name = %s", (name,))
+    return found[0][0] if found else None
+
+
+async def note_replayed(conn: Conn, name: str, slot: int | None) -> None:
+    """Note how far a replay has come; None: it is finished."""
+    if slot is None:
+        await conn.execute("DELETE FROM ledger.checkpoints WHERE name = %s", (name,))
+    else:
+        await conn.execute(
+            "INSERT INTO ledger.checkpoints (name, slot) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET slot = excluded.slot,"
+            " updated_at = clock_timestamp()",
+            (name, slot),
+        )
 
 
 async def set_accounts_slot(conn: Conn, program_id: int, slot: int) -> None:

@@ -2,26 +2,34 @@
 
 A confirmed block can still die with its fork. The audit lists the finalized signatures of every program and compares them with the ledger:
 what is missing is appended late, what the chain does not hold is retracted, and then the range is sealed as finalized. Before a row is
-retracted, its block has the last word: a list may be incomplete, a finalized block is not.
+retracted, its block has the last word: a list may be incomplete, a finalized block is not. A list must join the ledger as it must for a seal.
+
+A list that hides the same transaction every time looks like one in which nothing is missing. So a share of the slots is compared with their blocks:
+which ones, nobody can know who does not know the salt. And `examine` looks at one block for a hint (hints.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
-from indexer.core import nulls
+from indexer.core import blocks, nulls
+from indexer.core.hints import Hint, Hints
+from indexer.core.join import joined
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
-    LONG_TERM_SLOT_SKIPPED,
     SAW_BLOCK,
     SAW_LIST,
-    SLOT_SKIPPED,
+    SAW_SOCKET,
     Address,
+    AppendLate,
     Block,
+    Commitment,
     Content,
     Correct,
     Correction,
+    Details,
     Done,
     Failure,
     GetBlock,
@@ -38,11 +46,29 @@ from indexer.core.protocol import (
     Routine,
     Row,
     Slot,
+    Together,
     Unproven,
 )
 from indexer.core.walk import SignatureWalk, WalkBroken
 
 BLOCK_ATTEMPTS = 10
+SAMPLES_TOGETHER_MAX = 4
+# By blocks, where a list does not join: so many slots at once, and in one audit.
+BY_BLOCK_SLOTS = 16
+BY_BLOCK_SLOTS_MAX = 128
+# Behind a slot of which a list hid something, so many slots are compared with their blocks, all of them.
+ALERT_SLOTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPolicy:
+    """`sample`: the share of slots whose blocks are compared with the lists. `samples_max`: so many of them in one audit, which bounds its calls.
+    `salt`: of the edge's choosing. `unjoined_max`: after so many audits in which a list did not join the ledger, blocks are read instead."""
+
+    sample: float = 0.0
+    samples_max: int = 60
+    salt: bytes = b""
+    unjoined_max: int = 3
 
 
 @dataclass(slots=True)
@@ -55,14 +81,20 @@ class AuditTally:
     retracted: int = 0
     list_missed: int = 0
     forged: int = 0
+    sampled: int = 0
+    hidden: int = 0
+    phantoms: int = 0
+    lists_unjoined: int = 0
 
 
 @dataclass(slots=True)
 class _Findings:
-    """`held` is what stands in the compared ranges, by place and program; `unread` the rows whose contents were the socket's."""
+    """`replaced`: positions of rows that say something else than the chain of the same transaction. `held` is what stands in the compared ranges, by
+    place and program; `unread` the rows whose contents were the socket's."""
 
     late: dict[tuple[Slot, str], set[Address]]
     foreign: dict[int, Held]
+    replaced: set[int]
     held: dict[tuple[Slot, str], dict[Address, int]]
     unread: dict[tuple[Slot, str], Held]
 
@@ -70,9 +102,17 @@ class _Findings:
 class Auditor:
     """Owns the finalized cursors. One routine at a time; `sealed` bounds it, for what is not sealed is not compared."""
 
-    def __init__(self, cursors: Mapping[Address, Slot]) -> None:
+    def __init__(self, cursors: Mapping[Address, Slot], policy: AuditPolicy | None = None) -> None:
         self.tally = AuditTally()
+        self.root = Slot(-1)
+        """The finalized tip as last read."""
+        self._policy = policy if policy is not None else AuditPolicy()
         self._cursors = dict(cursors)
+        self._tip = Slot(-1)
+        self._samples_left = 0
+        # Up to here every block is compared, because a list was caught.
+        self._alert_last = Slot(-1)
+        self._unjoined = 0
 
     @property
     def finalized(self) -> Slot:
@@ -96,6 +136,9 @@ class Auditor:
         if not isinstance(reply, int):
             return Unproven(f"the finalized tip can't be read: {_message(reply)}")
         tip = reply
+        self.root = Slot(max(self.root, tip))
+        self._tip = Slot(tip)
+        self._samples_left = self._policy.samples_max
         target = Slot(min(tip, sealed, upto if upto is not None else tip))
         if target <= self.finalized:
             return Done(self.finalized)
@@ -116,6 +159,13 @@ class Auditor:
                 f"the node's history begins at slot {reply}, but slot {self.finalized + 1} is the next to compare at finalized",
                 f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
             )
+        for address, walk in walks.items():
+            row = yield from joined(walk, self._cursors[address], self._tip, "finalized", None)
+            if isinstance(row, Unproven):
+                self.tally.lists_unjoined += 1
+                self._unjoined += 1
+                return row if self._unjoined < self._policy.unjoined_max else (yield from self._by_block(target))
+        self._unjoined = 0
         late = retracted = 0
         complete = {address: self._cursors[address] for address in walks}
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}
@@ -136,9 +186,45 @@ class Auditor:
                 pending[address] = [entry for entry in entries if entry.slot > upper]
         return Done(self.finalized, late=late, retracted=retracted)
 
-    def _compare(self, upper: Slot, pending: Mapping[Address, list[Listed]]) -> Routine:
-        findings = _Findings({}, {}, {}, {})
+    def _by_block(self, target: Slot) -> Routine:
+        """Compare some slots without the lists: every block of them is read."""
+        late = retracted = 0
+        last = Slot(min(target, self.finalized + BY_BLOCK_SLOTS_MAX))
+        while self.finalized < last:
+            upper = top = Slot(min(last, self.finalized + BY_BLOCK_SLOTS))
+            block = yield from self._block(top, "none")
+            while block is None and top > self.finalized + 1:
+                top = Slot(top - 1)
+                block = yield from self._block(top, "none")
+            found = (
+                [] if block is None else (yield from blocks.read_down(top, self.finalized, "finalized", BLOCK_ATTEMPTS))
+            )
+            if isinstance(block, Unproven | Halted):
+                return block
+            if not isinstance(found, list):
+                return found
+            pending: dict[Address, list[Listed]] = {address: [] for address in self._cursors}
+            for each in found:
+                for content in each.contents or ():
+                    raw = content.raw
+                    for address in content.programs & self._cursors.keys():
+                        if self._cursors[address] < raw.slot:
+                            pending[address].append(
+                                Listed(raw.signature, Slot(raw.slot), raw.transaction_index, raw.err)
+                            )
+            outcome = yield from self._compare(upper, pending, sample=False)
+            if not isinstance(outcome, Done):
+                return outcome
+            late += outcome.late
+            retracted += outcome.retracted
+        return Done(self.finalized, late=late, retracted=retracted)
+
+    def _compare(self, upper: Slot, pending: Mapping[Address, list[Listed]], sample: bool = True) -> Routine:
+        findings = _Findings({}, {}, set(), {}, {})
         ranges = []
+        shown = (yield from self._sample(upper)) if sample else {}
+        if isinstance(shown, Halted):
+            return shown
         for address, cursor in sorted(self._cursors.items()):
             if cursor >= upper:
                 continue
@@ -146,13 +232,17 @@ class Auditor:
             reply = yield ReadLedger(address, Slot(cursor + 1), upper)
             if not isinstance(reply, tuple):
                 return Unproven(f"the ledger can't be read: {_message(reply)}")
-            self._differences(address, reply, [entry for entry in pending[address] if entry.slot <= upper], findings)
+            listed = [entry for entry in pending[address] if entry.slot <= upper]
+            self._differences(address, reply, listed, findings)
+            self._unlisted(address, reply, listed, shown, findings)
+        found = yield from self._truly_foreign(findings)
+        if not isinstance(found, list):
+            return found
+        findings.foreign = {row.position: row for row in found}
         rows = yield from self._late_rows(findings)
-        if isinstance(rows, Unproven):
+        if not isinstance(rows, list):
             return rows
-        foreign = yield from self._truly_foreign(findings)
-        if isinstance(foreign, Unproven):
-            return foreign
+        foreign = list(findings.foreign.values())
         reply = yield Correct(Correction(tuple(ranges), tuple(rows), tuple(foreign)))
         if isinstance(reply, Failure):
             return Unproven(f"the ledger refused the correction: {reply.message}")
@@ -161,6 +251,115 @@ class Auditor:
         self.tally.late += len(rows)
         self.tally.retracted += len(foreign)
         return Done(upper, late=len(rows), retracted=len(foreign))
+
+    def _sampled(self, slot: Slot) -> bool:
+        if slot <= self._alert_last:
+            return True
+        digest = blake2b(slot.to_bytes(8, "little"), key=self._policy.salt[:64], digest_size=8).digest()
+        return int.from_bytes(digest, "little") < self._policy.sample * 2**64
+
+    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block] | Halted]:
+        """The blocks of some slots up to `upper`. One that is not served is no finding: it is only a look more than the proof needs."""
+        found: dict[Slot, Block] = {}
+        if self._policy.sample <= 0:
+            return found
+        chosen = [Slot(at) for at in range(self.finalized + 1, upper + 1) if self._sampled(Slot(at))]
+        # The newest: when there is more than one audit may read, old history is left to `replay`.
+        chosen = chosen[-self._samples_left :] if self._samples_left else []
+        self._samples_left -= len(chosen)
+        for start in range(0, len(chosen), SAMPLES_TOGETHER_MAX):
+            part = chosen[start : start + SAMPLES_TOGETHER_MAX]
+            replies = yield Together(tuple(GetBlock(slot, "accounts", "finalized") for slot in part))
+            assert isinstance(replies, tuple)
+            for slot, reply in zip(part, replies, strict=True):
+                if isinstance(reply, Block) and reply.mentions is not None:
+                    found[slot] = reply
+        self.tally.sampled += len(found)
+        return found
+
+    def _unlisted(
+        self,
+        address: Address,
+        held: tuple[Held, ...],
+        listed: list[Listed],
+        shown: Mapping[Slot, Block],
+        into: _Findings,
+    ) -> None:
+        """What the sampled blocks hold of a program and its list does not, and what the ledger holds there and the block does not."""
+        if not shown:
+            return
+        named: dict[Slot, set[str]] = {}
+        for entry in listed:
+            named.setdefault(entry.slot, set()).add(entry.signature)
+        mine: dict[Slot, dict[str, Held]] = {}
+        for row in held:
+            mine.setdefault(row.slot, {})[row.signature] = row
+        for slot, block in shown.items():
+            if slot <= self._cursors[address]:
+                continue
+            there = {signature for signature, programs in block.mentions or () if address in programs}
+            hidden = there - named.get(slot, set())
+            if hidden:
+                self.tally.hidden += len(hidden)
+                self._alert_last = Slot(slot + ALERT_SLOTS)
+            rows = mine.get(slot, {})
+            for signature in hidden - rows.keys():
+                into.late.setdefault((slot, signature), set()).add(address)
+            for signature in rows.keys() - there:
+                into.foreign[rows[signature].position] = rows[signature]
+
+    def follow(self, hint: Hint, hints: Hints, sealed: Mapping[Address, Slot], commitment: Commitment) -> Routine:
+        """`examine` a slot for a hint that was taken, and say what came of it."""
+        try:
+            outcome = yield from self.examine(hint.slot, hint.signatures, sealed, commitment)
+        except GeneratorExit:
+            hints.again(hint)
+            raise
+        if isinstance(outcome, Unproven):
+            hints.again(hint)
+        elif isinstance(outcome, Halted):
+            hints.drop(hint)  # the node has forgotten the block: nobody can tell any more
+        else:
+            hints.done(hint)
+        return outcome
+
+    def examine(
+        self, slot: Slot, signatures: frozenset[str], sealed: Mapping[Address, Slot], commitment: Commitment
+    ) -> Routine:
+        """Look at the block of a sealed slot for a hint: what it holds and the ledger does not is appended late. `sealed`: up to where each
+        program is. Done's `late` tells how many. Unproven: the block can't be had now."""
+        if slot <= self.finalized:
+            commitment = "finalized"
+        missing: dict[str, tuple[Content, set[Address]]] = {}
+        block = yield from self._served(slot, "full", commitment, max(sealed.values()))
+        if isinstance(block, Unproven | Halted):
+            return block
+        known: set[str] = set()
+        for address in sorted(address for address, upto in sealed.items() if upto >= slot):
+            reply = yield ReadLedger(address, slot, slot)
+            if not isinstance(reply, tuple):
+                return Unproven(f"the ledger can't be read: {_message(reply)}")
+            held = {row.signature for row in reply}
+            known |= held
+            for content in () if block is None else block.contents or ():
+                if address in content.programs and content.raw.signature not in held:
+                    missing.setdefault(content.raw.signature, (content, set()))[1].add(address)
+        rows = [
+            Row(
+                content.raw, frozenset(programs), SAW_BLOCK | (SAW_SOCKET if content.raw.signature in signatures else 0)
+            )
+            for content, programs in missing.values()
+        ]
+        self.tally.phantoms += len(signatures - known - missing.keys())
+        if not rows:
+            return Done(slot)
+        rows = yield from nulls.fill(rows, commitment)
+        reply = yield AppendLate(tuple(rows))
+        if isinstance(reply, Failure):
+            return Unproven(f"the ledger refused the late rows: {reply.message}")
+        self.tally.late += len(rows)
+        self.tally.hidden += len(rows)
+        return Done(slot, late=len(rows))
 
     def _differences(self, address: Address, held: tuple[Held, ...], listed: list[Listed], into: _Findings) -> None:
         truth = {(entry.slot, entry.signature): entry for entry in listed}
@@ -181,18 +380,21 @@ class Auditor:
             into.late.setdefault(key, set()).add(address)
             if known is not None:
                 into.foreign[known.position] = known
+                into.replaced.add(known.position)
         for key, row in mine.items():
             if key not in truth:
                 into.foreign[row.position] = row
 
-    def _late_rows(self, findings: _Findings) -> Generator[Request, Reply, list[Row] | Unproven]:
+    def _late_rows(self, findings: _Findings) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         rows: list[Row] = []
         for slot in sorted({slot for slot, _ in (*findings.late, *findings.unread)}):
             block = yield from self._block(slot, "full")
-            if block is None and not any(at == slot for at, _ in findings.late):
-                continue  # a slot that was skipped: what the socket told of it is foreign, and will be retracted
-            if not isinstance(block, Block) or block.contents is None:
-                return Unproven(f"the finalized block of slot {slot} is not served")
+            if block is None:
+                continue  # a slot that was skipped: what list or socket told of it is no transaction, and a row of it will be retracted
+            if isinstance(block, Unproven | Halted):
+                return block
+            if block.contents is None:
+                return Unproven(f"the finalized block of slot {slot} came without its transactions")
             by_signature: dict[str, Content] = {content.raw.signature: content for content in block.contents}
             for (at, signature), row in findings.unread.items():
                 content = by_signature.get(signature) if at == slot else None
@@ -223,39 +425,46 @@ class Auditor:
         kept = {address for address, position in held.items() if position not in findings.foreign}
         return kept | {address for address, cursor in self._cursors.items() if cursor >= slot}
 
-    def _truly_foreign(self, findings: _Findings) -> Generator[Request, Reply, list[Held] | Unproven]:
+    def _truly_foreign(self, findings: _Findings) -> Generator[Request, Reply, list[Held] | Unproven | Halted]:
         foreign: list[Held] = []
         by_slot: dict[Slot, list[Held]] = {}
         for row in findings.foreign.values():
             by_slot.setdefault(row.slot, []).append(row)
         for slot, rows in sorted(by_slot.items()):
             block = yield from self._block(slot, "signatures")
-            if isinstance(block, Unproven):
+            if isinstance(block, Unproven | Halted):
                 return block
             alive = set() if block is None else set(block.signatures or ())
             for row in rows:
-                replaced = (row.slot, row.signature) in findings.late
-                if row.signature in alive and not replaced:
+                if row.signature in alive and row.position not in findings.replaced:
                     self.tally.list_missed += 1
                 else:
                     foreign.append(row)
         return foreign
 
-    def _block(self, slot: Slot, details: str) -> Generator[Request, Reply, Block | Unproven | None]:
+    def _block(self, slot: Slot, details: Details) -> Generator[Request, Reply, Block | Unproven | Halted | None]:
         """The finalized block, or None when the chain skipped the slot."""
+        return (yield from self._served(slot, details, "finalized", Slot(max(self._tip, slot + 1))))
+
+    def _served(
+        self, slot: Slot, details: Details, commitment: Commitment, last: Slot
+    ) -> Generator[Request, Reply, Block | Unproven | Halted | None]:
         failure = Failure("not asked")
         for attempt in range(BLOCK_ATTEMPTS):
-            reply = yield GetBlock(slot, "full" if details == "full" else "signatures", "finalized")
+            reply = yield GetBlock(slot, details, commitment)
             if isinstance(reply, Block):
                 return reply
             assert isinstance(reply, Failure)
             failure = reply
-            if failure.code in (SLOT_SKIPPED, LONG_TERM_SLOT_SKIPPED):
-                return None
-            if failure.code is None or failure.code == BLOCK_CLEANED_UP:
+            if failure.code == BLOCK_CLEANED_UP:
+                return blocks.pruned(slot, failure.message)
+            if failure.code is None:
                 break
+            # No refusal proves a skip; the next block's parent does.
+            if (yield from blocks.skipped(slot, last, commitment)):
+                return None
             yield Pause(min(0.1 * 1.5**attempt, 2.0), "finality")
-        return Unproven(f"the finalized block of slot {slot} is not served: {failure.message}")
+        return Unproven(f"the {commitment} block of slot {slot} is not served: {failure.message}")
 
 
 def _message(reply: Reply) -> str:

@@ -7,7 +7,7 @@ A notification proves nothing: simulateTransaction puts anybody's logs on the so
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from indexer.core.protocol import Slot
@@ -41,6 +41,7 @@ class Tally:
     forgeries: int = 0
     echoes: int = 0
     dropped: int = 0
+    late: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class NotificationBuffer:
         self._size = 0
         self._horizon: float = float("inf")
         self._by_slot: OrderedDict[Slot, dict[str, list[Notification]]] = OrderedDict()
+        self._late: list[tuple[Slot, str]] = []
 
     def __len__(self) -> int:
         return self._size
@@ -115,20 +117,37 @@ class NotificationBuffer:
     def _at(self, slot: Slot, signature: str) -> list[Notification]:
         return self._by_slot.get(slot, {}).get(signature, [])
 
-    def judge(self, last: Slot, stored: Mapping[str, tuple[Slot, str | None, tuple[str, ...] | None]]) -> list[Forgery]:
+    def judge(
+        self,
+        last: Slot,
+        stored: Mapping[str, tuple[Slot, str | None, tuple[str, ...] | None]],
+        looked_at: Callable[[Slot], bool] = lambda slot: True,
+    ) -> list[Forgery]:
         """Settle all notifications up to `last` against what is stored there (signature → slot, err, logs) and forget them.
 
         Equal contents in the same slot or the one before: matched. Other contents in the stored slot: a forgery. The signature in another slot: an
-        echo of a preflight. A signature that is not stored: a phantom. Logs that the node did not record can't be compared: matched.
+        echo of a preflight. A signature that is not stored: a phantom, where the slot's block was `looked_at`; elsewhere it is late, and may be
+        what the list hides (`take_late`). Logs that the node did not record can't be compared: matched.
         """
         forgeries: list[Forgery] = []
         for slot in [slot for slot in self._by_slot if slot <= last]:
+            read = looked_at(slot)
             for signature, notes in self._by_slot.pop(slot).items():
                 self._size -= len(notes)
+                truth = stored.get(signature)
+                if truth is None and not read:
+                    self.tally.late += len(notes)
+                    self._late.append((slot, signature))
+                    continue
                 for note in notes:
-                    if self._judge_one(note, stored.get(signature)):
+                    if self._judge_one(note, truth):
                         forgeries.append(Forgery(slot, signature))
         return forgeries
+
+    def take_late(self) -> list[tuple[Slot, str]]:
+        """Notifications that came after their slot was sealed and that nothing stored explains, since the last call."""
+        found, self._late = self._late, []
+        return found
 
     def _judge_one(self, note: Notification, truth: tuple[Slot, str | None, tuple[str, ...] | None] | None) -> bool:
         if truth is None:

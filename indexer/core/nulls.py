@@ -23,6 +23,8 @@ IN_VAIN_MAX = 3
 def fill(rows: list[Row], commitment: Commitment) -> Generator[Request, Reply, list[Row]]:
     """The rows, with logs and inner instructions where one of a few further answers had them."""
     lacking = {row.raw.signature: place for place, row in enumerate(rows) if row.raw.logs is None}
+    if not lacking:
+        return rows
     filled = list(rows)
     for attempt in range(ATTEMPTS):
         if not lacking:

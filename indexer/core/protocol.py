@@ -18,7 +18,7 @@ Address = NewType("Address", str)
 """A program's address, base58."""
 
 Commitment: TypeAlias = Literal["confirmed", "finalized"]
-Details: TypeAlias = Literal["none", "signatures", "full"]
+Details: TypeAlias = Literal["none", "signatures", "accounts", "full"]
 
 # JSON-RPC error codes that decide something here (Agave, rpc-custom-error).
 BLOCK_CLEANED_UP = -32001
@@ -30,6 +30,8 @@ NO_HISTORY = -32011
 BLOCK_STATUS_NOT_YET = -32014
 MIN_CONTEXT_SLOT_NOT_REACHED = -32016
 TRANSACTION_NOT_FOUND = -32020
+METHOD_NOT_FOUND = -32601
+BLOCKS_RANGE_MAX = 500_000
 
 
 # ---- requests ----
@@ -44,7 +46,8 @@ class GetSlot:
 
 @dataclass(frozen=True, slots=True)
 class GetBlock:
-    """→ Block. `full` carries the transactions of the watched programs, `signatures` every signature in block order."""
+    """→ Block. `full` carries the transactions of the watched programs, `signatures` every signature in block order, `accounts` every
+    signature and which of the watched programs it mentions, at a third of the bytes of `full`."""
 
     slot: Slot
     details: Details
@@ -78,6 +81,15 @@ class GetTransactions:
 @dataclass(frozen=True, slots=True)
 class GetFirstAvailable:
     """The oldest block the node still has → int."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetBlocks:
+    """Which slots of a range, both ends included and at most BLOCKS_RANGE_MAX of them, have a block → tuple[Slot, ...], ascending."""
+
+    slot_first: Slot
+    slot_last: Slot
+    commitment: Commitment
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,28 @@ class ReadLedger:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadLastListed:
+    """The program's last row at or below a slot that stands and that a signature list has named → Held | None."""
+
+    address: Address
+    slot_last: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class ReadContents:
+    """The stored contents of rows → tuple[RawTransaction, ...], in the order asked."""
+
+    rows: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendLate:
+    """Rows of slots that are sealed already, marked as late, in one database transaction → None once committed."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Correct:
     """Late rows, retractions and the finalized seals over a range, in one database transaction → None once committed."""
 
@@ -131,11 +165,15 @@ Request: TypeAlias = (
     | ListSignatures
     | GetTransactions
     | GetFirstAvailable
+    | GetBlocks
     | Together
     | AskWitness
     | Pause
     | Append
     | ReadLedger
+    | ReadLastListed
+    | ReadContents
+    | AppendLate
     | Correct
 )
 
@@ -184,11 +222,14 @@ class Block:
     contents: tuple[Content, ...] | None = None
     transactions: int | None = None
     size: int = 0
+    # For `accounts`: each transaction that mentions a watched program, and which.
+    mentions: tuple[tuple[str, frozenset[Address]], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A row of the ledger, as far as finality compares it. `unfetched_logs`: those of a row whose contents are the socket's; None for others."""
+    """A row of the ledger, as far as it is compared with the chain. `unfetched_logs`: those of a row whose contents are the socket's; None for
+    others. `digest`: that of its contents."""
 
     position: int
     slot: Slot
@@ -196,6 +237,7 @@ class Held:
     signature: str
     err: str | None
     unfetched_logs: tuple[str, ...] | None = None
+    digest: bytes = b""
 
 
 Reply: TypeAlias = object
@@ -241,11 +283,13 @@ class SealPlan:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What finality found in `ranges`: rows that were missing, rows (position, slot, signature) that the chain does not hold."""
+    """What a comparison found in `ranges`: rows that were missing, rows that the chain does not hold or, `differing` by position, holds with other
+    contents, which are among `late`."""
 
     ranges: tuple[Range, ...]
     late: tuple[Row, ...]
     foreign: tuple[Held, ...]
+    differing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 One `tick` is one routine (see protocol.py). Its order is the proof:
 1. Target T: the slot that woke us, or the confirmed tip. A *served block* for T is the barrier: when a node serves getBlock(T), the writes
    of T and of everything before it are in its signature index. Without that barrier the last slots of a list may be incomplete.
-2. Lists, newest first, of every program down to its last seal (walk.py), ordered by (slot, transaction_index).
+2. Lists, newest first, of every program down to its last seal (walk.py) and to the last row that the ledger holds (join.py), ordered by
+   (slot, transaction_index). A list that does not come down to it again and again is left aside, and every block is read instead.
 3. Contents of every listed transaction from getBlock or getTransaction, checked against the list: same slot, same err. Whatever the block
    of a slot shows and the list does not is added: the block is the truth.
 4. Slots where the socket named signatures that the list lacks are looked at in their block: either a phantom, or a list that hides something.
@@ -20,7 +21,9 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from indexer.core import nulls
+from indexer.core import blocks, nulls
+from indexer.core.hints import AccountWrites, Hints
+from indexer.core.join import joined
 from indexer.core.notifications import Forgery, NotificationBuffer
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -43,6 +46,7 @@ from indexer.core.protocol import (
     GetSlot,
     GetTransactions,
     Halted,
+    Held,
     Listed,
     Pause,
     Range,
@@ -93,7 +97,13 @@ class SealPolicy:
     pause_s_max: float = 1.0
     # A list that gets this far behind the tip is checked against the node's first available block before it is believed.
     history_gap_slots: int = 1_000
+    # From this distance on the node's blocks in between are listed: one that started from a newer snapshot lacks some.
+    hole_gap_slots: int = 100
+    hole_slots_min: int = blocks.HOLE_SLOTS_MIN
     page_min: int = 64
+    # After so many rounds in which a list did not join the ledger, blocks are read instead, so many slots a round.
+    unjoined_max: int = 3
+    by_block_slots_max: int = 16
 
 
 @dataclass(slots=True)
@@ -113,6 +123,8 @@ class SealTally:
     logs_unknown: int = 0
     trusted: int = 0
     unfit_blocks: int = 0
+    lists_unjoined: int = 0
+    by_block: int = 0
 
 
 @dataclass(slots=True)
@@ -128,6 +140,8 @@ class _Chunk:
     second: dict[Slot, dict[str, Listed]] | None = None
     # Places whose contents are at hand and need no fetch.
     settled: set[tuple[int, str]] = field(default_factory=set)
+    # Every block of the slots was read; the lists are left aside.
+    by_block: bool = False
 
     def disputed(self) -> list[Slot]:
         """Slots of which the two endpoints' lists tell different things."""
@@ -140,7 +154,11 @@ class Sealer:
     """Owns the cursors: per program the last slot that is sealed. Not thread-safe; one routine at a time."""
 
     def __init__(
-        self, cursors: Mapping[Address, Slot], policy: SealPolicy, notifications: NotificationBuffer | None = None
+        self,
+        cursors: Mapping[Address, Slot],
+        policy: SealPolicy,
+        notifications: NotificationBuffer | None = None,
+        hints: Hints | None = None,
     ) -> None:
         if not cursors:
             raise ValueError("a sealer needs at least one program")
@@ -150,6 +168,10 @@ class Sealer:
         self._cursors = dict(cursors)
         self._blocks: dict[Slot, Block] = {}
         self._parents: dict[Slot, Slot] = {}
+        # Slots of this round that are shown to have no block.
+        self._empty: set[Slot] = set()
+        self.hints = hints if hints is not None else Hints()
+        self.writes = AccountWrites(cursors)
         self._forgeries: list[Forgery] = []
         self._recent_rows = 0
         self._tip = Slot(-1)
@@ -160,6 +182,9 @@ class Sealer:
         self._absence = Absence()
         self._block_bytes = float(BLOCK_BYTES_GUESS)
         self._patience = nulls.Patience()
+        # The last row of each program that a list has named.
+        self._last_listed: dict[Address, Held] = {}
+        self._unjoined = 0
 
     @property
     def cursors(self) -> Mapping[Address, Slot]:
@@ -187,6 +212,7 @@ class Sealer:
             raise ValueError(f"{address} is sealed here already")
         self._cursors[address] = cursor
         self._history_checked_at = None
+        self.writes.admit(address, max(self._cursors.values()))
 
     def take_forgeries(self) -> list[Forgery]:
         """Forgeries found since the last call, for the alarm."""
@@ -201,6 +227,7 @@ class Sealer:
         self.tally.ticks += 1
         self._blocks.clear()
         self._parents.clear()
+        self._empty.clear()
         try:
             outcome = yield from self._tick(hint, upto)
         except WalkBroken as broken:
@@ -308,6 +335,12 @@ class Sealer:
         self._history_checked_at = target
         return None
 
+    def _no_hole(self, target: Slot, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        if target - self.sealed <= self._policy.hole_gap_slots:
+            return None
+        policy = self._policy
+        return (yield from blocks.without_hole(self.sealed, tip, policy.commitment, policy.hole_slots_min))
+
     # ---- 2. lists ----
 
     def _seal_to(self, target: Slot, tip: Slot) -> Routine:
@@ -325,8 +358,18 @@ class Sealer:
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
         # Asked after the lists: what is there now was there while they were read. The other way round, pruning in between leaves a hole.
         halted = yield from self._history_is_there(target)
+        if halted is None:
+            halted = yield from self._no_hole(target, tip)
         if halted is not None:
             return halted
+        unjoined = yield from self._join(walks, target, tip)
+        if unjoined is not None:
+            self.tally.lists_unjoined += 1
+            self._unjoined += 1
+            if self._unjoined < self._policy.unjoined_max:
+                return unjoined
+            return (yield from self._seal_by_block(walks, target, tip, witness))
+        self._unjoined = 0
         pending: dict[Address, list[Listed]] = {address: [] for address in walks}
         complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
         rows = 0
@@ -363,6 +406,60 @@ class Sealer:
             rows += outcome.rows
         self._recent_rows = rows
         return Done(self.sealed, rows)
+
+    def _join(
+        self, walks: Mapping[Address, SignatureWalk], target: Slot, tip: Slot
+    ) -> Generator[Request, Reply, Unproven | None]:
+        for address, walk in walks.items():
+            known = self._last_listed.get(address)
+            row = yield from joined(walk, self._cursors[address], tip, self._policy.commitment, known)
+            if isinstance(row, Unproven):
+                return row
+            if row is not None:
+                self._last_listed[address] = row
+                for slot, signature in walk.above(row):
+                    if signature not in self._stored:
+                        self.hints.give("list", slot, signature)
+        return None
+
+    def _seal_by_block(
+        self, walks: Mapping[Address, SignatureWalk], target: Slot, tip: Slot, witness: WitnessLists | None
+    ) -> Routine:
+        """Seal some slots whatever the first endpoint's lists say: every block of them is read, from a served one down, parent by parent. A row that
+        a list names all the same says so: the next list may join there."""
+        sealed = self.sealed
+        top = Slot(min(target, sealed + self._policy.by_block_slots_max))
+        while top > sealed:
+            reply = yield GetBlock(top, "full", self._policy.commitment)
+            if isinstance(reply, Block):
+                break
+            if isinstance(reply, Failure) and reply.code is None:
+                return Unproven(f"the block of slot {top} can't be read: {reply.message}")
+            top = Slot(top - 1)
+        if top <= sealed:
+            return Unproven(f"no block is served of slots {sealed + 1}..{target}, and the lists are incomplete")
+        found = yield from blocks.read_down(top, sealed, self._policy.commitment, self._policy.content_attempts)
+        if not isinstance(found, list):
+            return found
+        for block in found:
+            if not self._keep(block, block.slot):
+                return Unproven(f"the block that was served for slot {block.slot} does not fit there")
+        self.tally.by_block += len(found)
+        chunk = _Chunk(top, {}, by_block=True)
+        for address, walk in walks.items():
+            for entry in walk.known(top):
+                if entry.slot in self._blocks:
+                    chunk.listed.setdefault(entry.slot, {})[entry.signature] = entry
+                    chunk.mentioned_by.setdefault((entry.slot, entry.signature), set()).add(address)
+        if witness is not None:
+            second = yield from witness.upto(top)
+            if isinstance(second, str):
+                missing = self._without_witness(second)
+                if missing is not None:
+                    return missing
+            else:
+                chunk.second = second
+        return (yield from self._seal_chunk(chunk, tip))
 
     def _call_witness(
         self, behind: list[Address], target: Slot, tip: Slot, hint: int
@@ -401,7 +498,7 @@ class Sealer:
                 group.append(slots.pop(0))
             upper = Slot(slots[0] - 1) if slots else chunk.upper
             contents = yield from self._contents(group, chunk)
-            if isinstance(contents, Unproven):
+            if not isinstance(contents, list):
                 return contents
             rows = tuple(contents)
             plan = SealPlan(self._ranges(upper), rows, tip, self._policy.commitment)
@@ -427,12 +524,26 @@ class Sealer:
         self.tally.logs_unknown += sum(row.raw.logs is None for row in rows)
         self.tally.truncated += sum(row.raw.logs is not None and "Log truncated" in row.raw.logs for row in rows)
         for row in rows:
-            self._stored[row.raw.signature] = (Slot(row.raw.slot), row.raw.err, row.raw.logs)
+            raw = row.raw
+            self._stored[raw.signature] = (Slot(raw.slot), raw.err, raw.logs)
+            if row.witnesses & SAW_LIST:
+                held = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
+                for address in row.programs:
+                    self._last_listed[address] = held
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
-        self._forgeries.extend(self.notifications.judge(upper, self._stored))
+        self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))
+        for slot, signature in self.notifications.take_late():
+            self.hints.give("notification", slot, signature)
+        for slot in self.writes.sealed(upper, ((Slot(row.raw.slot), row.programs) for row in rows)):
+            if not self._has_contents(slot):
+                self.hints.give("account", slot)
         for slot in [slot for slot in self._blocks if slot <= upper]:
             del self._blocks[slot]
+
+    def _looked_at(self, slot: Slot) -> bool:
+        """Whether this round knows every signature of the slot."""
+        return slot in self._blocks or slot in self._empty
 
     def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""
@@ -441,7 +552,7 @@ class Sealer:
             if any(signature not in named for signature in self.notifications.signatures(slot)):
                 yield slot
 
-    def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
+    def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         disputed = set(chunk.disputed()).intersection(slots)
         rows = self._trusted(slots, chunk, disputed)
         chunk.settled = {(row.raw.slot, row.raw.signature) for row in rows}
@@ -467,7 +578,7 @@ class Sealer:
         if failed is not None:
             return failed
         found = yield from self._fetch_single(single, chunk)
-        if isinstance(found, Unproven):
+        if not isinstance(found, list):
             return found
         rows = [row for row in rows if row.raw.slot not in whole]
         rows.extend(found)
@@ -608,7 +719,7 @@ class Sealer:
 
     def _fetch_blocks(
         self, slots: list[Slot], details: Details, skipped_is_empty: bool = False
-    ) -> Generator[Request, Reply, Unproven | None]:
+    ) -> Generator[Request, Reply, Unproven | Halted | None]:
         missing = list(slots)
         for attempt in range(self._policy.content_attempts):
             again: list[Slot] = []
@@ -625,9 +736,10 @@ class Sealer:
                         continue
                     assert isinstance(reply, Failure)
                     if reply.code == BLOCK_CLEANED_UP:
-                        return Unproven(f"the node has pruned slot {slot}: {reply.message}")
+                        return blocks.pruned(slot, reply.message)
                     if skipped_is_empty and reply.code is not None and (yield from self._is_skipped(slot)):
                         # A slot without a block holds nothing, whatever the socket said of it.
+                        self._empty.add(slot)
                         continue
                     again.append(slot)
                     why = reply.message
@@ -648,7 +760,9 @@ class Sealer:
             return self._parents[after] < slot
         return False
 
-    def _fetch_single(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven]:
+    def _fetch_single(
+        self, slots: list[Slot], chunk: _Chunk
+    ) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         settled = chunk.settled
         entries = [e for slot in slots for e in chunk.listed[slot].values() if (slot, e.signature) not in settled]
         rows: list[Row] = []
@@ -659,6 +773,8 @@ class Sealer:
                 if isinstance(reply, Failure):
                     if reply.code is None:
                         return Unproven(f"transactions can't be read: {reply.message}")
+                    if reply.code == BLOCK_CLEANED_UP:
+                        break  # waiting brings it back no more; the block will say the same
                     yield self._pause(attempt, "transaction")
                     continue
                 assert isinstance(reply, tuple)
@@ -724,7 +840,7 @@ class Sealer:
             mine = self._members(content, chunk)
             if not mine:
                 continue
-            if signature not in listed:
+            if signature not in listed and not chunk.by_block:
                 self.tally.list_missed += 1
             saw = SAW_BLOCK | (SAW_LIST if signature in listed else 0) | self._socket_bit(slot, signature)
             rows.append(Row(content.raw, mine, saw | self._second_bit(slot, signature, chunk)))

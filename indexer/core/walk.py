@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from indexer.core.protocol import (
     MIN_CONTEXT_SLOT_NOT_REACHED,
@@ -22,6 +21,7 @@ from indexer.core.protocol import (
     Commitment,
     Failure,
     GetTransactions,
+    Held,
     Listed,
     ListSignatures,
     Pause,
@@ -35,6 +35,8 @@ PAGE_MAX = 1000
 PAGES_IN_SLOT_MAX = 100
 # Pages held at once: 16,000 entries, some 4 MB.
 PAGES_HELD_MAX = 16
+# Entries below the cursor that are read to find the ledger's last row.
+BENEATH_MAX = 16_000
 # Behind a balancer the next node may be some slots lower than the one that served the barrier.
 BEHIND_ATTEMPTS = 10
 
@@ -71,39 +73,42 @@ class SignatureWalk:
     ) -> None:
         self.address = address
         self.pages_read = 0
-        self.reached_cursor = False
+        # Entries at or below the cursor, of slots that are sealed: where the list joins the ledger. Bounded by the page.
+        self.beneath: dict[tuple[Slot, str], Listed] = {}
+        self.ended = False
         self._cursor = cursor
         self._target = target
         self._commitment = commitment
         self._barrier = barrier
-        self._hint = max(1, min(page_hint, PAGE_MAX))
+        # Where the next page begins.
+        self._before: str | None = None
+        self._next_joint: str | None = None
+        self._above: Slot | None = None
+        self._limit = max(1, min(page_hint, PAGE_MAX))
         self._pages: deque[_Page] = deque()
         self._held = 0
         self._carry: list[Listed] = []
         # The entry that the next newer page must end with.
         self._joint: str | None = None
 
-    def descend(self) -> Generator[Request, Reply, None]:
-        """Read pages down to the cursor or the end of the list. WalkBroken when the node can't continue its own list."""
-        before: str | None = None
-        joint: str | None = None
-        above: Slot | None = None
-        limit = self._hint
+    def descend(self, floor: Slot | None = None) -> Generator[Request, Reply, None]:
+        """Read pages down to the cursor, or below `floor` where that lies deeper, or to the end of the list (`ended`). May be called again with a
+        deeper floor. WalkBroken when the node can't continue its own list."""
+        bottom = self._cursor if floor is None else Slot(min(self._cursor, floor - 1))
         still = 0
-        while True:
-            entries = yield from self._page(before, joint, limit, above)
+        while not self.ended and (self._above is None or self._above > bottom):
+            above = self._above
+            entries = yield from self._page(self._before, self._next_joint, self._limit, above)
             if not entries:
                 solid = self._target if self._barrier is None else self._barrier
                 if above is not None and above > solid:
                     # Above the barrier the index may still be written: there an empty page means nothing.
-                    raise WalkBroken(f"an empty page behind {before}, which is newer than slot {solid}")
-                if before is not None and joint is None:
-                    yield from self._confirm_known(before)
+                    raise WalkBroken(f"an empty page behind {self._before}, which is newer than slot {solid}")
+                if self._before is not None and self._next_joint is None:
+                    yield from self._confirm_known(self._before)
+                self.ended = True
                 return
-            self._remember(_Page(before, joint, above, limit, entries))
-            if entries[-1].slot <= self._cursor:
-                self.reached_cursor = True
-                return
+            self._remember(_Page(self._before, self._next_joint, above, self._limit, entries))
             # A short page is no end either: some providers give fewer than asked. Only an empty one is, behind a signature that is known.
             still = still + 1 if entries[-1].slot == above else 0
             if still > PAGES_IN_SLOT_MAX:
@@ -111,8 +116,24 @@ class SignatureWalk:
             # The next page is asked from the entry before the last, so that it has to begin with the last one: then one node's one reply shows
             # that the list goes on there, or ends. A node that does not know `before`, on another fork for instance, can't give that.
             overlap = len(entries) > 1
-            before, joint = (entries[-2 if overlap else -1].signature, entries[-1].signature if overlap else None)
-            above, limit = entries[-1].slot, PAGE_MAX
+            self._before = entries[-2 if overlap else -1].signature
+            self._next_joint = entries[-1].signature if overlap else None
+            self._above, self._limit = entries[-1].slot, PAGE_MAX
+
+    def known(self, last: Slot) -> list[Listed]:
+        """Entries at hand above the cursor and up to a slot."""
+        held = [entry for page in self._pages for entry in page.entries or ()]
+        return [entry for entry in held if self._cursor < entry.slot <= last]
+
+    def above(self, row: Held) -> list[tuple[Slot, str]]:
+        """Entries of sealed slots that the list has above its last row of the ledger: the ledger lacks them, or they came in with another fork."""
+        index = row.transaction_index
+        return [
+            place
+            for place, entry in self.beneath.items()
+            if entry.slot > row.slot
+            or (entry.slot == row.slot and entry.transaction_index is not None and entry.transaction_index > index)
+        ]
 
     def ascend(self) -> Generator[Request, Reply, tuple[Slot, list[Listed]] | None]:
         """The next piece, from the oldest: (slot up to which it is complete, its entries by slot and index). None at the end."""
@@ -159,14 +180,13 @@ class SignatureWalk:
         entries: tuple[Listed, ...] = reply
         if len(entries) > limit:
             raise WalkBroken(f"the signature list of {self.address} has {len(entries)} entries on a page of {limit}")
-        slots = [entry.slot for entry in entries]
-        if any(_disordered(newer, older) for newer, older in pairwise(entries)) or (slots and slots[-1] < 0):
+        if _disordered(entries):
             raise WalkBroken(f"the signature list of {self.address} is not newest first")
         names = {entry.signature for entry in entries}
         if len(names) < len(entries) or (joint is None and before in names):
             raise WalkBroken(f"the signature list of {self.address} names a transaction twice")
         # Nodes before 4.0 answer an unknown `before` with the newest page.
-        if above is not None and slots and slots[0] > above:
+        if above is not None and entries and entries[0].slot > above:
             raise WalkBroken(
                 f"the signature list of {self.address} began anew instead of continuing below slot {above}"
             )
@@ -187,8 +207,15 @@ class SignatureWalk:
         raise WalkBroken(f"an empty page behind {before}, which the node does not know")
 
     def _remember(self, page: _Page) -> None:
-        if page.entries is not None and page.entries[-1].slot > self._target:
+        entries = page.entries or ()
+        if entries and entries[-1].slot > self._target:
             return  # wholly newer than the target
+        if entries and entries[-1].slot <= self._cursor:
+            self.beneath.update({(e.slot, e.signature): e for e in entries if e.slot <= self._cursor})
+            if len(self.beneath) > BENEATH_MAX:
+                raise WalkBroken(f"the signature list of {self.address} does not come down to what the ledger holds")
+            if entries[0].slot <= self._cursor:
+                return  # wholly sealed already
         self._pages.append(page)
         self._held += 1
         if self._held > PAGES_HELD_MAX:
@@ -200,11 +227,22 @@ class SignatureWalk:
                     return
 
 
-def _disordered(newer: Listed, older: Listed) -> bool:
-    if newer.slot != older.slot:
-        return older.slot > newer.slot
-    first, second = newer.transaction_index, older.transaction_index
-    return first is not None and second is not None and second >= first
+def _disordered(entries: tuple[Listed, ...]) -> bool:
+    """Whether the page is not newest first, and inside a slot highest index first."""
+    if not entries:
+        return False
+    slot, index = entries[0].slot, None
+    for entry in entries:
+        if entry.slot != slot:
+            if entry.slot > slot:
+                return True
+            slot, index = entry.slot, entry.transaction_index
+            continue
+        place = entry.transaction_index
+        if index is not None and place is not None and place >= index:
+            return True
+        index = place
+    return slot < 0
 
 
 def _ordered(entries: list[Listed]) -> list[Listed]:

@@ -7,11 +7,13 @@ from typing import Protocol, assert_never
 
 from indexer.core.protocol import (
     Append,
+    AppendLate,
     AskWitness,
     Correct,
     Correction,
     Failure,
     GetBlock,
+    GetBlocks,
     GetFirstAvailable,
     GetSlot,
     GetTransactions,
@@ -19,14 +21,18 @@ from indexer.core.protocol import (
     ListSignatures,
     Outcome,
     Pause,
+    ReadContents,
+    ReadLastListed,
     ReadLedger,
     Reply,
     Request,
     Routine,
+    Row,
     SealPlan,
     Together,
 )
 from indexer.edges.rpc import RpcClient
+from programs.transaction import RawTransaction
 
 
 class LedgerEdge(Protocol):
@@ -38,16 +44,26 @@ class LedgerEdge(Protocol):
     async def correct(self, correction: Correction) -> Failure | None:
         """One transaction: late rows, retractions, finalized seals."""
 
+    async def append_late(self, rows: tuple[Row, ...]) -> Failure | None:
+        """One transaction: rows of slots that are sealed already."""
+
     async def held(self, request: ReadLedger) -> tuple[Held, ...] | Failure:
         """Rows of a program in a range of slots."""
 
+    async def last_listed(self, request: ReadLastListed) -> Held | Failure | None:
+        """The last row of a program that a list has named."""
+
+    async def contents(self, request: ReadContents) -> tuple[RawTransaction, ...] | Failure:
+        """Rows as they are stored."""
+
 
 class Driver:
-    """Drives one routine at a time to its outcome. `witness` is the second endpoint, when there is one."""
+    """Drives one routine at a time to its outcome. `ledger` is None for routines that only read the chain; `witness` is the second endpoint, when
+    there is one."""
 
-    def __init__(self, rpc: RpcClient, ledger: LedgerEdge, witness: RpcClient | None = None) -> None:
+    def __init__(self, rpc: RpcClient, ledger: LedgerEdge | None, witness: RpcClient | None = None) -> None:
         self._rpc = rpc
-        self._ledger = ledger
+        self._given = ledger
         self._witness = witness
 
     async def drive(self, routine: Routine) -> Outcome:
@@ -61,6 +77,11 @@ class Driver:
                 return outcome
             reply = await self._perform(request)
 
+    @property
+    def _ledger(self) -> LedgerEdge:
+        assert self._given is not None, "a look at the chain asks nothing of the ledger"
+        return self._given
+
     async def _perform(self, request: Request) -> Reply:
         match request:
             case GetSlot() | GetBlock() | ListSignatures() | GetTransactions():
@@ -71,6 +92,8 @@ class Driver:
                 return await _ask(self._witness, request.request)
             case GetFirstAvailable():
                 return await self._rpc.get_first_available(request)
+            case GetBlocks():
+                return await self._rpc.get_blocks(request)
             case Together():
                 return tuple(await asyncio.gather(*[self._perform(part) for part in request.requests]))
             case Pause():
@@ -80,8 +103,14 @@ class Driver:
                 return await self._ledger.append(request.plan)
             case Correct():
                 return await self._ledger.correct(request.correction)
+            case AppendLate():
+                return await self._ledger.append_late(request.rows)
             case ReadLedger():
                 return await self._ledger.held(request)
+            case ReadLastListed():
+                return await self._ledger.last_listed(request)
+            case ReadContents():
+                return await self._ledger.contents(request)
             case _:
                 assert_never(request)
 

@@ -17,10 +17,22 @@ from typing import Any
 import psycopg
 
 from indexer import metrics
-from indexer.core.protocol import Address, Correction, Failure, Held, ReadLedger, SealPlan, Slot
+from indexer.core.protocol import (
+    Address,
+    Correction,
+    Failure,
+    Held,
+    ReadContents,
+    ReadLastListed,
+    ReadLedger,
+    Row,
+    SealPlan,
+    Slot,
+)
 from indexer.edges.parse import AccountChange
 from indexer.log import log
 from programs import base58
+from programs.transaction import RawTransaction
 from schema import ledger
 from schema.db import aconnect
 from schema.errors import LeaseLost, LedgerError
@@ -152,22 +164,54 @@ class PostgresLedger:
             metrics.RETRACTIONS.inc(len(retractions))
         return failure
 
+    async def append_late(self, rows: tuple[Row, ...]) -> Failure | None:
+        """Rows of slots that are sealed already; where these are sealed at finalized too, a seal that is true of them takes the old one's place."""
+        late = [
+            ledger.prepare_row(row.raw, tuple(sorted(self._ids[a] for a in row.programs)), row.witnesses)
+            for row in sorted(rows, key=lambda row: (row.raw.slot, row.raw.transaction_index))
+        ]
+        programs = sorted({number for row in late for number in row.programs})
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            await ledger.append_corrections(connection, self._lease, programs, late, [])
+
+        failure = await self._transaction("late", work)
+        if failure is None:
+            metrics.LATE_ROWS.inc(len(late))
+        return failure
+
     async def held(self, request: ReadLedger) -> tuple[Held, ...] | Failure:
         """The rows of a program in a range, retracted ones left out."""
         found: list[Held] = []
 
         async def work(connection: psycopg.AsyncConnection[Any]) -> None:
-            for row in await ledger.held(connection, self._ids[request.address], request.slot_first, request.slot_last):
-                found.append(
-                    Held(
-                        row.position,
-                        Slot(row.slot),
-                        row.transaction_index,
-                        base58.encode(row.signature),
-                        row.err,
-                        None if row.unfetched_logs is None else decode_logs(row.unfetched_logs),
-                    )
+            found[:] = [
+                _held(row)
+                for row in await ledger.held(
+                    connection, self._ids[request.address], request.slot_first, request.slot_last
                 )
+            ]
+
+        failure = await self._transaction("read", work)
+        return failure if failure is not None else tuple(found)
+
+    async def last_listed(self, request: ReadLastListed) -> Held | Failure | None:
+        """The program's last standing row at or below a slot that a list has named; None when there is none near."""
+        found: list[Held] = []
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            row = await ledger.last_listed(connection, self._ids[request.address], request.slot_last)
+            found[:] = [] if row is None else [_held(row)]
+
+        failure = await self._transaction("read", work)
+        return failure if failure is not None else (found[0] if found else None)
+
+    async def contents(self, request: ReadContents) -> tuple[RawTransaction, ...] | Failure:
+        """Rows as they are stored."""
+        found: list[RawTransaction] = []
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            found[:] = await ledger.contents(connection, [(row.slot, row.position) for row in request.rows])
 
         failure = await self._transaction("read", work)
         return failure if failure is not None else tuple(found)
@@ -261,6 +305,12 @@ class PostgresLedger:
         if connection is not None:
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
+
+
+def _held(row: ledger.HeldRow) -> Held:
+    logs = None if row.unfetched_logs is None else decode_logs(row.unfetched_logs)
+    signature = base58.encode(row.signature)
+    return Held(row.position, Slot(row.slot), row.transaction_index, signature, row.err, logs, row.digest)
 
 
 def _chain_time(plan: SealPlan) -> datetime | None:

@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -111,7 +112,28 @@ class _Block(msgspec.Struct):
     transactions: list[_Transaction] | None = None
 
 
+class _AccountKey(msgspec.Struct, gc=False):
+    pubkey: str
+
+
+class _Keys(msgspec.Struct, gc=False):
+    signatures: list[str]
+    accountKeys: list[_AccountKey]
+
+
+class _TransactionKeys(msgspec.Struct, gc=False):
+    transaction: _Keys
+
+
+class _BlockKeys(msgspec.Struct):
+    parentSlot: _Slot
+    transactions: list[_TransactionKeys]
+    blockTime: _Time | None = None
+
+
 _envelope = msgspec.json.Decoder(Envelope).decode
+_block_keys = msgspec.json.Decoder(_BlockKeys | None).decode
+_slots = msgspec.json.Decoder(list[_Slot]).decode
 _envelopes = msgspec.json.Decoder(list[Envelope]).decode
 _signatures = msgspec.json.Decoder(list[_Signature]).decode
 _block = msgspec.json.Decoder(_Block | None).decode
@@ -252,6 +274,39 @@ def signature_list(raw: bytes) -> tuple[Listed, ...]:
             for e in entries
         ]
     )
+
+
+def slots(raw: bytes, first: Slot, last: Slot) -> tuple[Slot, ...]:
+    """A getBlocks result: slots of the range, ascending."""
+    try:
+        found = _slots(raw)
+    except msgspec.DecodeError as error:
+        raise Garbage(f"not a list of slots: {error}") from None
+    if any(b <= a for a, b in pairwise(found)) or (found and not first <= found[0] <= found[-1] <= last):
+        raise Garbage(f"not the slots {first}..{last} in order")
+    return tuple(Slot(slot) for slot in found)
+
+
+def block_accounts(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
+    """A getBlock result with transactionDetails "accounts": which transactions mention which watched programs. None when the node answered null."""
+    try:
+        parsed = _block_keys(raw)
+    except msgspec.DecodeError as error:
+        raise Garbage(f"not a block: {error}") from None
+    if parsed is None:
+        return None
+    if parsed.parentSlot >= slot > 0:
+        raise Garbage(f"a block of slot {slot} whose parent is slot {parsed.parentSlot}")
+    ours = frozenset(watched.addresses)
+    mentions = []
+    for entry in parsed.transactions:
+        if not entry.transaction.signatures:
+            raise Garbage(f"a block of slot {slot} with a transaction that has no signature")
+        programs = ours.intersection([key.pubkey for key in entry.transaction.accountKeys])
+        if programs:
+            mentions.append((entry.transaction.signatures[0], programs))
+    count = len(parsed.transactions)
+    return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, None, None, count, len(raw), tuple(mentions))
 
 
 def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:

@@ -27,6 +27,7 @@ import msgspec
 
 from indexer import metrics
 from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
     BLOCK_NOT_AVAILABLE,
     NODE_BEHIND,
     Address,
@@ -34,6 +35,7 @@ from indexer.core.protocol import (
     Content,
     Failure,
     GetBlock,
+    GetBlocks,
     GetFirstAvailable,
     GetSlot,
     GetTransactions,
@@ -55,7 +57,6 @@ BODY_BYTES_MAX = 96 << 20
 BATCH_BYTES_MAX = 40_000  # nodes refuse bodies over 50 KiB
 RATE_LIMIT_CODES = (429, -32029)
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-METHOD_NOT_FOUND = -32601
 # What a seal waits for; a slow answer to these is asked for a second time elsewhere.
 HEDGED = frozenset({"getSlot", "getBlock", "getSignaturesForAddress", "getTransaction"})
 # httpx writes each request's full URL at this level.
@@ -215,10 +216,11 @@ class RpcClient:
         }
         if request.details == "full":
             config["encoding"] = "base64"
+        read = parse.block_accounts if request.details == "accounts" else parse.block
         reply = await self.call(
             "getBlock",
             [request.slot, config],
-            lambda raw: parse.block(raw, request.slot, self.watched),
+            lambda raw: read(raw, request.slot, self.watched),
             _Need(request.commitment, request.slot, proves=True),
         )
         if reply is None:
@@ -246,12 +248,21 @@ class RpcClient:
         replies = await self.batch(calls, lambda raw: parse.stored_transaction(raw, self.watched))
         if isinstance(replies, Failure):
             return replies
-        # A single refusal is as good as "not yet": the core asks again, then asks the block.
+        for reply in replies:
+            if isinstance(reply, Failure) and reply.code == BLOCK_CLEANED_UP:
+                return reply
+        # Any other single refusal is as good as "not yet": the core asks again, then asks the block.
         return tuple(None if isinstance(reply, Failure) else reply for reply in replies)
 
     async def get_first_available(self, request: GetFirstAvailable) -> int | Failure:
         """getFirstAvailableBlock."""
         return await self.call("getFirstAvailableBlock", [], parse.integer)
+
+    async def get_blocks(self, request: GetBlocks) -> tuple[Slot, ...] | Failure:
+        """getBlocks."""
+        config = {"commitment": request.commitment}
+        params = [request.slot_first, request.slot_last, config]
+        return await self.call("getBlocks", params, lambda raw: parse.slots(raw, request.slot_first, request.slot_last))
 
     async def get_program_accounts(self, program: Address) -> tuple[Slot, list[parse.AccountChange]] | Failure:
         """Every account of the program with the slot for which the listing holds."""

@@ -12,9 +12,11 @@ from indexer.core.protocol import (
     BLOCK_NOT_AVAILABLE,
     LONG_TERM_SLOT_SKIPPED,
     MIN_CONTEXT_SLOT_NOT_REACHED,
+    SAW_LIST,
     TRANSACTION_NOT_FOUND,
     Address,
     Append,
+    AppendLate,
     AskWitness,
     Block,
     Content,
@@ -22,6 +24,7 @@ from indexer.core.protocol import (
     Correction,
     Failure,
     GetBlock,
+    GetBlocks,
     GetFirstAvailable,
     GetSlot,
     GetTransactions,
@@ -30,6 +33,8 @@ from indexer.core.protocol import (
     ListSignatures,
     Outcome,
     Pause,
+    ReadContents,
+    ReadLastListed,
     ReadLedger,
     Reply,
     Request,
@@ -72,6 +77,10 @@ def seen(slot: int, signature: str, index: int | None = 0, err: str | None = Non
     return Listed(signature, Slot(slot), index, err)
 
 
+def held_row(position: int, slot: int, signature: str, index: int = 0, **more: Any) -> Held:
+    return Held(position, Slot(slot), index, signature, more.pop("err", None), **more)
+
+
 Bend = Callable[[Any, "Node"], Reply]
 
 
@@ -101,6 +110,8 @@ class Node:
                 return self.tip if commitment == "confirmed" else self.finalized
             case GetFirstAvailable():
                 return self.first_available
+            case GetBlocks(first, last, _):
+                return tuple(Slot(s) for s in sorted(self.blocks) if first <= s <= min(last, self.tip))
             case GetBlock(slot, details, _):
                 if slot > self.tip:
                     return Failure("not available", BLOCK_NOT_AVAILABLE)
@@ -110,9 +121,9 @@ class Node:
                 signatures = tuple(c.raw.signature for c in found) if details == "signatures" else None
                 full = tuple(found) if details == "full" else None
                 count = None if details == "none" else len(found)
-                return Block(
-                    slot, Slot(max((s for s in self.blocks if s < slot), default=0)), None, signatures, full, count
-                )
+                named = tuple((c.raw.signature, c.programs) for c in found) if details == "accounts" else None
+                parent = Slot(max((s for s in self.blocks if s < slot), default=0))
+                return Block(slot, parent, None, signatures, full, count, 0, named)
             case ListSignatures(address, _, limit, before, height):
                 if height is not None and height > self.tip:
                     return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
@@ -150,10 +161,22 @@ class Ledger:
     held: list[tuple[Address, Held]] = field(default_factory=list)
     refusals: list[Failure] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
+    late: list[Row] = field(default_factory=list)
+    # Requests of this type are refused.
+    down_for: type | None = None
+    contents: dict[int, RawTransaction] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:
         return [row for plan in self.plans for row in plan.rows]
+
+    def listed(self, address: Address) -> list[Held]:
+        """What was appended and a list has named."""
+        return [
+            Held(0, Slot(row.raw.slot), row.raw.transaction_index, row.raw.signature, row.raw.err)
+            for row in self.rows
+            if address in row.programs and row.witnesses & SAW_LIST
+        ]
 
     @property
     def signatures(self) -> list[str]:
@@ -174,6 +197,8 @@ def drive(routine: Routine, node: Node, ledger: Ledger, witness: Node | None = N
 
 
 def _perform(request: Request, node: Node, ledger: Ledger, witness: Node | None) -> Reply:
+    if ledger.down_for is not None and isinstance(request, ledger.down_for):
+        return Failure("the database is down")
     match request:
         case Together(parts):
             return tuple(_perform(part, node, ledger, witness) for part in parts)
@@ -191,6 +216,14 @@ def _perform(request: Request, node: Node, ledger: Ledger, witness: Node | None)
         case Correct(correction):
             ledger.corrections.append(correction)
             return None
+        case AppendLate(rows):
+            ledger.late.extend(rows)
+            return None
+        case ReadLastListed(address, last):
+            every = [*(h for a, h in ledger.held if a == address), *ledger.listed(address)]
+            return max((h for h in every if h.slot <= last), key=lambda h: (h.slot, h.transaction_index), default=None)
+        case ReadContents(held):
+            return tuple(ledger.contents[row.position] for row in held)
         case ReadLedger(address, first, last):
             return tuple(h for a, h in ledger.held if a == address and first <= h.slot <= last)
     return node.answer(request)
@@ -225,6 +258,7 @@ __all__ = [
     "chain",
     "content",
     "drive",
+    "held_row",
     "note",
     "replace",
     "sealer",

@@ -539,12 +539,25 @@ def test_a_first_block_that_cannot_be_read_is_no_proof_of_history() -> None:
     assert not ledger.plans
 
 
-def test_a_block_that_was_pruned_meanwhile_ends_the_round() -> None:
+def test_a_block_that_was_pruned_meanwhile_halts_with_a_remedy() -> None:
     node = Node(chain(0, 20, s12=[content(12, n, f"x{n}") for n in range(9)]), 20)
     node.bends[GetBlock] = lambda r, n: NotImplemented if r.slot == 20 else Failure("cleaned up", BLOCK_CLEANED_UP)
     outcome, ledger, _ = one(node)
-    assert isinstance(outcome, Unproven)
-    assert "pruned" in outcome.reason
+    assert isinstance(outcome, Halted)
+    assert "pruned slot 12" in outcome.reason
+    assert "endpoint" in outcome.remedy
+    assert not ledger.plans
+    assert len(node.asked(GetBlock)) == 2, "it is not asked again and again"
+
+
+def test_a_transaction_that_was_pruned_meanwhile_is_not_waited_for() -> None:
+    node = Node(chain(0, 20, s12=[content(12, 0, "x")]), 20)
+    gone = Failure("cleaned up", BLOCK_CLEANED_UP)
+    node.bends[GetBlock] = lambda r, n: NotImplemented if r.slot == 20 else gone
+    node.bends[GetTransactions] = lambda r, n: gone
+    outcome, ledger, _ = one(node)
+    assert isinstance(outcome, Halted)
+    assert len(node.asked(GetTransactions)) == 1
     assert not ledger.plans
 
 

@@ -1,0 +1,145 @@
+"""Blocks by their parents: a slot that was skipped is proven, a range is read without a hole.
+
+A refusal proves no skip: -32007 and -32009 are also what a node says of a slot that it jumped over when it started from a newer snapshot. But each
+block names its parent, so the first block behind a slot tells whether the chain went by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Literal
+
+from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
+    BLOCKS_RANGE_MAX,
+    METHOD_NOT_FOUND,
+    Block,
+    Commitment,
+    Failure,
+    GetBlock,
+    GetBlocks,
+    GetFirstAvailable,
+    Halted,
+    Pause,
+    Reply,
+    Request,
+    Slot,
+    Unproven,
+)
+
+# A leader has four slots in a row, and a chain that skips more than some dozens has stopped.
+SKIPPED_TOGETHER_MAX = 64
+# So many slots without a block are looked at twice: a node that restarted from a snapshot lacks hundreds.
+HOLE_SLOTS_MIN = 32
+ATTEMPTS = 6
+Fate = Literal["there", "gone", "pruned"]
+
+
+def skipped(slot: Slot, last: Slot, commitment: Commitment) -> Generator[Request, Reply, bool]:
+    """Whether the next block behind the slot, up to `last` and a little further, shows by its parent that the chain went by the slot."""
+    end = min(max(last, slot + SKIPPED_TOGETHER_MAX), slot + BLOCKS_RANGE_MAX)
+    listed = yield GetBlocks(Slot(slot + 1), Slot(end), commitment)
+    # What the list of blocks leaves out can't harm: then the parent of the block behind lies above the slot.
+    after = listed[:1] if isinstance(listed, tuple) else range(slot + 1, slot + SKIPPED_TOGETHER_MAX)
+    for at in after:
+        reply = yield GetBlock(Slot(at), "none", commitment)
+        if isinstance(reply, Block) and reply.slot == at and reply.parent_slot < at:
+            return reply.parent_slot < slot
+    return False
+
+
+def fate(slot: Slot, signature: str, last: Slot, commitment: Commitment) -> Generator[Request, Reply, Fate | Unproven]:
+    """What became of a transaction that the ledger holds in a slot: its block holds it, the chain does not, or the node has forgotten it."""
+    why = ""
+    for attempt in range(ATTEMPTS):
+        reply = yield GetBlock(slot, "signatures", commitment)
+        if isinstance(reply, Block):
+            return "there" if signature in (reply.signatures or ()) else "gone"
+        assert isinstance(reply, Failure)
+        why = reply.message
+        if reply.code is None:
+            break
+        if reply.code == BLOCK_CLEANED_UP:
+            return "pruned"
+        first = yield GetFirstAvailable()
+        if isinstance(first, int) and first > slot:
+            return "pruned"
+        if (yield from skipped(slot, last, commitment)):
+            return "gone"
+        yield Pause(0.1 * 1.5**attempt, "join")
+    return Unproven(
+        f"the block of slot {slot}, which the ledger has a row of, is not served and not shown to be skipped: {why}"
+    )
+
+
+def without_hole(
+    sealed: Slot, served: Slot, commitment: Commitment, stretch: int = HOLE_SLOTS_MIN
+) -> Generator[Request, Reply, Unproven | Halted | None]:
+    """Whether the node has the blocks between the last seal and a slot whose block it served. One that started anew from a snapshot lists what it has
+    from before and after, and names an old block as its first; what lies in between looks as if nothing had happened. A long stretch without blocks
+    is believed when the block behind it names a parent before it. `stretch`: from so many slots without one on it is doubted."""
+    before = sealed
+    for start in range(sealed + 1, served + 1, BLOCKS_RANGE_MAX):
+        end = Slot(min(start + BLOCKS_RANGE_MAX - 1, served))
+        reply = yield GetBlocks(Slot(start), end, commitment)
+        if isinstance(reply, Failure):
+            if reply.code == METHOD_NOT_FOUND:
+                return None  # a proxy that lets few methods through: what can't be asked can't hold the seal
+            return Unproven(f"the blocks of slots {start}..{end} can't be listed: {reply.message}")
+        assert isinstance(reply, tuple)
+        if served == end and served not in reply:
+            return Unproven(f"the node lists no block of slot {served}, which it has served")
+        for slot in reply:
+            if slot - before > stretch:
+                block = yield GetBlock(slot, "none", commitment)
+                if not isinstance(block, Block):
+                    return Unproven(f"the block of slot {slot} is not served")
+                if block.parent_slot > before:
+                    return Halted(
+                        f"the node lacks the blocks of slots {before + 1}..{block.parent_slot}: it was started anew from a snapshot",
+                        f"use an RPC endpoint that has slots {before + 1}..{block.parent_slot}",
+                    )
+            before = slot
+    return None
+
+
+def read_down(
+    top: Slot, floor: Slot, commitment: Commitment, attempts: int
+) -> Generator[Request, Reply, list[Block] | Unproven | Halted]:
+    """Every block of slots floor + 1 .. top, whole, ascending, each the parent of the next; `top` must have one."""
+    found: list[Block] = []
+    slot = top
+    while slot > floor:
+        block = yield from whole(slot, commitment, attempts)
+        if not isinstance(block, Block):
+            return block
+        if block.slot != slot or block.parent_slot >= slot:
+            return Unproven(f"the block that was served for slot {slot} does not fit there")
+        found.append(block)
+        slot = block.parent_slot
+    return found[::-1]
+
+
+def whole(slot: Slot, commitment: Commitment, attempts: int) -> Generator[Request, Reply, Block | Unproven | Halted]:
+    """The block with its transactions of the watched programs, asked for with bounded patience."""
+    why = ""
+    for attempt in range(attempts):
+        reply = yield GetBlock(slot, "full", commitment)
+        if isinstance(reply, Block) and reply.contents is not None:
+            return reply
+        if isinstance(reply, Failure):
+            why = reply.message
+            if reply.code == BLOCK_CLEANED_UP:
+                return pruned(slot, reply.message)
+            if reply.code is None:
+                break
+        yield Pause(min(0.1 * 1.5**attempt, 2.0), "block")
+    return Unproven(f"the block of slot {slot} is not served: {why}")
+
+
+def pruned(slot: Slot, said: str) -> Halted:
+    """The node had the block's transactions in its list and the block no more."""
+    return Halted(
+        f"the node has pruned slot {slot}: {said}",
+        f"use an RPC endpoint whose history reaches slot {slot}, or one that keeps more of it",
+    )

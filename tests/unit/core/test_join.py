@@ -1,0 +1,218 @@
+"""A list must come down to the last row that the ledger holds; a node's history must have no hole; where lists fail, blocks are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
+    METHOD_NOT_FOUND,
+    SAW_LIST,
+    SLOT_SKIPPED,
+    Block,
+    Done,
+    Failure,
+    GetBlock,
+    GetBlocks,
+    Halted,
+    Held,
+    ListSignatures,
+    ReadLastListed,
+    Slot,
+    Unproven,
+)
+from tests.unit.core.scripted import A, B, Ledger, Node, chain, content, drive, held_row, sealer
+
+BLOCKS = chain(0, 20, s8=[content(8, 0, "last")], s12=[content(12, 0, "x")])
+
+
+def lists(*signatures: str) -> Any:
+    """The node lists these and no others."""
+
+    def bend(request: ListSignatures, node: Node) -> Any:
+        found = [e for e in node.entries(request.address) if e.signature in signatures]
+        names = [e.signature for e in found]
+        start = names.index(request.before) + 1 if request.before in names else len(found) * bool(request.before)
+        return tuple(found[start : start + request.limit])
+
+    return bend
+
+
+def tick(node: Node, *rows: Held, times: int = 1, **policy: Any) -> tuple[Any, Ledger, Any]:
+    it, ledger = sealer(**policy), Ledger(held=[(A, row) for row in rows])
+    outcome: Any = None
+    for _ in range(times):
+        outcome = drive(it.tick(), node, ledger)
+    return outcome, ledger, it
+
+
+LAST = held_row(1, 8, "last")
+
+
+def test_a_list_that_reaches_the_last_row_is_sealed_without_another_call() -> None:
+    node = Node(dict(BLOCKS), 20)
+    outcome, ledger, _ = tick(node, LAST)
+    assert isinstance(outcome, Done)
+    assert ledger.signatures == ["x"]
+    assert len(node.asked(ListSignatures)) == 1
+
+
+@pytest.mark.parametrize("shown", [(), ("x",), ("x", "before"), ("before",)], ids=["empty", "short", "passes", "older"])
+def test_a_list_that_lacks_the_last_row_is_incomplete(shown: tuple[str, ...]) -> None:
+    node = Node(dict(BLOCKS), 20, bends={ListSignatures: lists(*shown)})
+    outcome, ledger, it = tick(node, LAST)
+    assert isinstance(outcome, Unproven)
+    assert "last of slot 8: it is incomplete" in outcome.reason
+    assert not ledger.plans
+    assert it.sealed == 9
+    assert it.tally.lists_unjoined == 1
+
+
+def test_when_the_list_stays_so_the_blocks_are_read_instead() -> None:
+    node = Node(dict(BLOCKS), 20, bends={ListSignatures: lists()})
+    outcome, ledger, it = tick(node, LAST, times=3, by_block_slots_max=5)
+    assert outcome == Done(Slot(14), 1)
+    assert ledger.signatures == ["x"]
+    assert not ledger.rows[0].witnesses & SAW_LIST
+    assert it.tally.by_block == 5
+    assert drive(it.tick(), node, ledger) == Done(Slot(19))
+
+
+def test_what_a_list_names_all_the_same_is_where_the_next_one_joins() -> None:
+    """An index that lost what is old: the blocks carry over to the first row that it names again."""
+    node = Node(dict(BLOCKS), 20, bends={ListSignatures: lists("x")})
+    outcome, ledger, it = tick(node, LAST, times=3)
+    assert isinstance(outcome, Done)
+    assert ledger.rows[0].witnesses & SAW_LIST
+    node.blocks.update(chain(21, 24, s22=[content(22, 0, "y")]))
+    node.tip = 24
+    node.bends[ListSignatures] = lists("x", "y")
+    assert drive(it.tick(), node, ledger) == Done(Slot(24), 1)
+    assert it.tally.lists_unjoined == 3
+
+
+def test_by_block_a_hole_between_the_blocks_is_not_passed() -> None:
+    node = Node(dict(BLOCKS), 20, bends={ListSignatures: lists()})
+    node.bends[GetBlock] = lambda r, n: Failure("gone", SLOT_SKIPPED) if r.slot == 12 else NotImplemented
+    outcome, ledger, it = tick(node, LAST, times=3)
+    assert isinstance(outcome, Unproven)
+    assert "slot 12" in outcome.reason
+    assert not ledger.plans
+    assert it.sealed == 9
+
+
+def test_a_row_that_died_with_its_fork_need_not_be_listed() -> None:
+    blocks = dict(BLOCKS)
+    blocks[8] = []
+    outcome, ledger, _ = tick(Node(blocks, 20), held_row(1, 5, "before"), held_row(2, 8, "dead"))
+    assert isinstance(outcome, Done)
+    assert ledger.signatures == ["x"]
+
+
+def test_a_row_whose_slot_was_skipped_need_not_be_listed() -> None:
+    blocks = dict(BLOCKS)
+    del blocks[8]
+    outcome, _, _ = tick(Node(blocks, 20), held_row(1, 5, "before"), held_row(2, 8, "dead"))
+    assert isinstance(outcome, Done)
+
+
+def test_a_refusal_alone_does_not_show_that_the_row_is_dead() -> None:
+    """-32007 is also said of what the node has jumped over; the block behind names its parent."""
+    node = Node(dict(BLOCKS), 20, bends={ListSignatures: lists("x", "before")})
+    node.bends[GetBlock] = lambda r, n: Failure("skipped", SLOT_SKIPPED) if r.slot == 8 else NotImplemented
+    outcome, ledger, _ = tick(node, held_row(1, 5, "before"), LAST)
+    assert isinstance(outcome, Unproven)
+    assert "not shown to be skipped" in outcome.reason
+    assert not ledger.plans
+
+
+def test_history_that_the_node_has_pruned_need_not_be_listed() -> None:
+    """A node that keeps little, restarted: its list ends above what the ledger holds, and its first block lies above it too."""
+    node = Node(dict(BLOCKS), 20, first_available=10, bends={ListSignatures: lists("x")})
+    node.bends[GetBlock] = lambda r, n: Failure("cleaned up", BLOCK_CLEANED_UP) if r.slot < 10 else NotImplemented
+    outcome, ledger, _ = tick(node, LAST)
+    assert isinstance(outcome, Done)
+    assert ledger.signatures == ["x"]
+
+
+def test_an_empty_ledger_has_nothing_to_join() -> None:
+    outcome, _, _ = tick(Node(chain(0, 20, s5=[]), 20))
+    assert isinstance(outcome, Done)
+
+
+def test_each_program_joins_by_itself() -> None:
+    it = sealer({A: 9, B: 9})
+    ledger = Ledger(held=[(A, LAST), (B, held_row(2, 7, "other"))])
+    blocks = {**BLOCKS, 7: [content(7, 0, "other", B)]}
+    hide = lambda r, n: tuple(e for e in n.entries(r.address) if e.signature != "other") if r.before is None else ()  # noqa: E731
+    outcome = drive(it.tick(), Node(blocks, 20, bends={ListSignatures: hide}), ledger)
+    assert isinstance(outcome, Unproven)
+    assert "other of slot 7" in outcome.reason
+
+
+def test_a_ledger_that_cannot_be_read_proves_nothing() -> None:
+    it, ledger = sealer(), Ledger(down_for=ReadLastListed)
+    assert isinstance(drive(it.tick(), Node(dict(BLOCKS), 20), ledger), Unproven)
+    assert it.sealed == 9
+
+
+def test_what_the_list_names_in_a_sealed_slot_is_a_hint() -> None:
+    blocks = {**BLOCKS, 9: [content(9, 0, "missed")]}
+    _, _, it = tick(Node(blocks, 20), LAST)
+    hint = it.hints.take(0.0)
+    assert hint is not None
+    assert (hint.kind, hint.slot, hint.signatures) == ("list", 9, {"missed"})
+    assert it.hints.take(0.0) is None
+
+
+# ---- holes ----
+
+
+def jumped(first: int, last: int) -> Node:
+    """A node that started anew from a snapshot: nothing of first..last, and an old block as its first."""
+    kept = {slot: found for slot, found in chain(0, 200).items() if not first <= slot <= last}
+    node = Node(kept, 200)
+
+    def true_parent(request: GetBlock, node: Node) -> Any:
+        reply = node.plain(request)
+        if isinstance(reply, Block) and reply.slot == last + 1:
+            return replace(reply, parent_slot=Slot(last))
+        return reply
+
+    node.bends[GetBlock] = true_parent
+    return node
+
+
+def test_a_node_that_has_jumped_over_slots_halts_with_a_remedy() -> None:
+    outcome, ledger, it = tick(jumped(100, 160))
+    assert isinstance(outcome, Halted)
+    assert "slots 100..160" in outcome.reason
+    assert "endpoint" in outcome.remedy
+    assert not ledger.plans
+    assert it.sealed == 9
+
+
+def test_slots_that_the_chain_itself_went_by_are_no_hole() -> None:
+    blocks = {slot: found for slot, found in chain(0, 200).items() if not 100 <= slot <= 160}
+    outcome, _, it = tick(Node(blocks, 200))
+    assert outcome == Done(Slot(200))
+    assert it.sealed == 200
+
+
+def test_near_the_tip_no_blocks_are_listed() -> None:
+    node = Node(dict(BLOCKS), 20)
+    tick(node, LAST)
+    assert not node.asked(GetBlocks)
+
+
+def test_a_proxy_without_getblocks_does_not_hold_the_seal() -> None:
+    node = Node(chain(0, 200), 200, bends={GetBlocks: lambda r, n: Failure("no such method", METHOD_NOT_FOUND)})
+    assert isinstance(tick(node)[0], Done)
+
+
+def test_a_list_of_blocks_that_lacks_the_served_one_is_of_another_node() -> None:
+    node = Node(chain(0, 200), 200, bends={GetBlocks: lambda r, n: tuple(Slot(s) for s in range(10, 150))})
+    assert isinstance(tick(node)[0], Unproven)
