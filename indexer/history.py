@@ -11,13 +11,13 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import psycopg
 
-from indexer.core.finality import Auditor
 from indexer.core.protocol import (
     Address,
     Correction,
@@ -25,15 +25,14 @@ from indexer.core.protocol import (
     Failure,
     GetSlot,
     Halted,
-    Held,
     ListSignatures,
     Outcome,
-    ReadLedger,
     Routine,
     SealPlan,
     Slot,
     Unproven,
 )
+from indexer.core.replay import Replay
 from indexer.core.sealer import Sealer, SealPolicy
 from indexer.core.walk import PAGE_MAX
 from indexer.edges.driver import Driver
@@ -44,6 +43,7 @@ from indexer.settings import Settings
 from indexer.startup import Prepared, prepare, rpc_client
 from programs import base58
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
+from programs.transaction import RawTransaction
 from schema import lease as leases
 from schema import ledger
 from schema.db import aconnect, connect
@@ -51,6 +51,10 @@ from schema.lease import Lease
 
 LEASE_TTL_S = 10.0
 UNPROVEN_S_MAX = 60.0
+NOT_THERE = "not in the finalized chain (replay)"
+OTHER_CONTENTS = "the finalized chain has other contents (replay)"
+# How often a replay notes how far it is.
+NOTED_S = 2.0
 
 Progress = Callable[[int, int, int], None]
 """Called with (slots done, slots in all, transactions)."""
@@ -58,14 +62,19 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run over old slots did. `slot_last` is the last slot that was proven."""
+    """What a run over old slots did. `slot_last` is the last slot that was proven; both are None where nothing was left to do."""
 
-    slot_first: int
-    slot_last: int
+    slot_first: int | None
+    slot_last: int | None
     rows: int = 0
     compared: int = 0
     late: int = 0
     retracted: int = 0
+    corrected: int = 0
+    unknown: int = 0
+    blocks: int = 0
+    examples: tuple[str, ...] = ()
+    resumed_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +113,9 @@ async def backfill(settings: Settings, first: int | None, last: int | None, prog
         for (start, end), addresses in sorted(ranges.items()):
             rows += await _backfill_range(settings, session, addresses, start, end, more)
             done += end - start + 1
-        low = min((start for start, _ in ranges), default=first or 0)
-        return Result(low, max((end for _, end in ranges), default=low - 1), rows=rows)
+        if not ranges:
+            return Result(None, None)
+        return Result(min(start for start, _ in ranges), max(end for _, end in ranges), rows=rows)
 
 
 async def _backfill_range(
@@ -163,7 +173,7 @@ async def _first_slot(session: _Session, address: Address) -> int:
             before, above = page[-1].signature, page[-1].slot
             oldest[:] = [int(page[-1].slot)]
 
-    await _insist(lambda: Driver(session.rpc, _NoLedger()).drive(look()), lambda: oldest[0] if oldest else -1)
+    await _insist(lambda: Driver(session.rpc, None).drive(look()), lambda: oldest[0] if oldest else -1)
     start = session.state.programs[session.prepared.program_ids[address]].program.start_slot
     return oldest[0] if oldest else start
 
@@ -179,22 +189,6 @@ def _project(dsn: str, specs: tuple[Any, ...]) -> None:
             pass
 
 
-class _NoLedger:
-    """For routines that only read the chain."""
-
-    async def append(self, plan: SealPlan) -> Failure | None:
-        """Never asked."""
-        raise AssertionError("a look at the chain appends nothing")
-
-    async def correct(self, correction: Correction) -> Failure | None:
-        """Never asked."""
-        raise AssertionError("a look at the chain corrects nothing")
-
-    async def held(self, request: ReadLedger) -> tuple[Held, ...] | Failure:
-        """Never asked."""
-        raise AssertionError("a look at the chain reads no ledger")
-
-
 class _ReplayLedger(PostgresLedger):
     """Corrections of a replay lie in ranges that are sealed already."""
 
@@ -202,6 +196,9 @@ class _ReplayLedger(PostgresLedger):
         super().__init__(dsn, lease, ids, TipClock())
         self._program_ids = ids
         self.on_corrected: Callable[[], None] = lambda: None
+        # Set by `on_corrected` when it is time to note how far the replay is.
+        self.reached: int | None = None
+        self.noting: Callable[[int], Awaitable[None]] | None = None
 
     async def correct(self, correction: Correction) -> Failure | None:
         """Late rows, retractions and the finalized seals that are true of the corrected ledger, in one transaction."""
@@ -211,7 +208,10 @@ class _ReplayLedger(PostgresLedger):
         ]
         dead = [
             ledger.Retraction(
-                held.position, held.slot, base58.decode(held.signature), "not in the finalized chain (replay)"
+                held.position,
+                held.slot,
+                base58.decode(held.signature),
+                OTHER_CONTENTS if held.position in correction.differing else NOT_THERE,
             )
             for held in correction.foreign
         ]
@@ -224,11 +224,20 @@ class _ReplayLedger(PostgresLedger):
         failure = await self._transaction("replay", work)
         if failure is None:
             self.on_corrected()
+            if self.reached is not None and self.noting is not None:
+                with contextlib.suppress(psycopg.Error, OSError):
+                    await self.noting(self.reached)
         return failure
 
 
-async def replay(settings: Settings, first: int, last: int | None, progress: Progress) -> Result:
-    """Compare sealed slots first..last with the finalized chain; append what is missing, retract what is foreign."""
+async def replay(
+    settings: Settings, first: int, last: int | None, progress: Progress, *, listed: bool = False, restart: bool = False
+) -> Result:
+    """Compare sealed slots first..last with the finalized chain, contents and all; append what is missing or other, retract what is foreign or other.
+
+    Every block is read, or those that `listed` signatures and the ledger name. A run that was interrupted is gone on with by the next one over
+    the same range at the same endpoints, unless it is to `restart`.
+    """
     async with _session(settings, "replay") as session:
         ids = session.prepared.program_ids
         spans = {
@@ -236,38 +245,67 @@ async def replay(settings: Settings, first: int, last: int | None, progress: Pro
             for p in settings.watched
         }
         # A program that has nothing sealed there, as one that still catches up, has nothing to compare.
-        cursors = {address: Slot(start - 1) for address, (start, end) in spans.items() if start <= end}
+        there = {address: span for address, span in spans.items() if span[0] <= span[1]}
         upto = min(state.contiguous_slot() for state in session.state.programs.values())
-        sealed = min((end for start, end in spans.values() if start <= end), default=upto)
-        low = min((start for start, end in spans.values() if start <= end), default=first)
+        sealed = min((end for _, end in there.values()), default=upto)
+        low = min((start for start, _ in there.values()), default=first)
         aim = min(sealed, last if last is not None else sealed)
-        if aim < low:
+        if aim < low or not there:
             raise UserError(
                 f"--from-slot {first}: the ledger is sealed up to slot {sealed}; give a slot that is not later"
             )
-        auditor = Auditor(cursors)
         root = await session.rpc.get_slot(GetSlot("finalized"))
         if not isinstance(root, int):
             raise UserError(f"INDEXER_RPC_URL: {root.message}", EXIT_UNREACHABLE)
         aim = min(aim, root)
-        database = _ReplayLedger(settings.need_database(), session.lease, ids)
-        driver = Driver(session.rpc, database)
-        try:
-            while auditor.finalized < aim:
-                # One audit reads the lists once, however long the range; its corrections are committed piece by piece.
-                database.on_corrected = lambda: progress(
-                    auditor.finalized - low + 1, aim - low + 1, auditor.tally.compared
-                )
-                await _insist(
-                    lambda: driver.drive(auditor.audit(Slot(sealed), Slot(aim))), lambda: int(auditor.finalized)
-                )
-                database.on_corrected()
-        finally:
-            await database.close()
-        tally = auditor.tally
-        if tally.late or tally.retracted:
-            await asyncio.to_thread(_project, settings.need_database(), session.prepared.specs)
-        return Result(low, auditor.finalized, compared=tally.compared, late=tally.late, retracted=tally.retracted)
+        dsn = settings.need_database()
+        name = _replay_name(settings, first, last, listed, there)
+        async with await aconnect(dsn) as connection:
+            reached = None if restart else await ledger.replayed(connection, name)
+            begin = low if reached is None else max(low, min(reached + 1, aim))
+            if begin > low:
+                log.info("replay_resumed", slot=begin, of=aim)
+            cursors = {address: Slot(max(start, begin) - 1) for address, (start, end) in there.items() if begin <= end}
+            it = Replay(cursors, Slot(aim), _digest, listed=listed)
+            database = _ReplayLedger(dsn, session.lease, ids)
+            driver = Driver(session.rpc, database)
+            noted = time.monotonic()
+
+            def proven() -> None:
+                nonlocal noted
+                progress(it.done - low + 1, aim - low + 1, it.tally.compared)
+                database.reached = it.done if time.monotonic() - noted > NOTED_S else None
+                noted = noted if database.reached is None else time.monotonic()
+
+            database.on_corrected = proven
+            database.noting = lambda slot: ledger.note_replayed(connection, name, slot)
+            try:
+                while it.done < aim:
+                    await _insist(lambda: driver.drive(it.run()), lambda: int(it.done))
+            finally:
+                if low <= it.done < aim:
+                    with contextlib.suppress(psycopg.Error, OSError):
+                        await ledger.note_replayed(connection, name, it.done)
+                await database.close()
+            await ledger.note_replayed(connection, name, None)
+        tally = it.tally
+        if not tally.equal or begin > low:
+            await asyncio.to_thread(_project, dsn, session.prepared.specs)
+        return Result(
+            low, int(it.done), compared=tally.compared, late=tally.late, retracted=tally.retracted, corrected=tally.corrected,
+            unknown=tally.unknown, blocks=tally.blocks, examples=tuple(tally.examples),
+            resumed_from=begin if begin > low else None,
+        )  # fmt: skip
+
+
+def _digest(raw: RawTransaction) -> bytes:
+    return ledger.prepare_row(raw, (0,), 0).digest
+
+
+def _replay_name(settings: Settings, first: int, last: int | None, listed: bool, programs: Iterable[str]) -> str:
+    """Under which a replay of this range, of these programs, at these endpoints notes how far it is."""
+    what = "\n".join([settings.rpc_url, str(listed), *sorted(programs)])
+    return f"replay:{first}:{'' if last is None else last}:{sha256(what.encode()).hexdigest()[:12]}"
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     from indexer.history import backfill
 
     result = over_range("backfill", args, backfill)
-    emit(
-        args, asdict(result), f"sealed slots {result.slot_first:,}..{result.slot_last:,}: {result.rows:,} transactions"
-    )
+    if result.slot_first is None:
+        words = "nothing to seal: what was asked for is sealed already, or left to live sealing"
+    else:
+        words = f"sealed slots {result.slot_first:,}..{result.slot_last:,}: {result.rows:,} transactions"
+    emit(args, asdict(result), words)
     return 0
