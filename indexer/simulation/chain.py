@@ -7,6 +7,7 @@ fork that won may have a block where the dead one had skipped.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from indexer.core.protocol import Address, Content, Listed, Slot
@@ -72,7 +73,7 @@ class Branch:
 
     def highest(self, upper: int) -> Slot:
         """The highest slot with a block, not above `upper`."""
-        return next(slot for slot in reversed(self.slots) if slot <= upper or slot == GENESIS)
+        return self.slots[max(0, bisect_right(self.slots, upper) - 1)]
 
 
 class ModelChain:
@@ -84,6 +85,9 @@ class ModelChain:
         self.branch.add(ModelBlock(GENESIS, GENESIS, ()))
         self.stale: Branch | None = None
         self.first_available = GENESIS
+        # Slots that the node jumped over, first and last.
+        self.hole: tuple[Slot, Slot] | None = None
+        self.indexed_from = GENESIS
         self.forks = 0
         # Every content that a slot ever had on some fork; a slot that was empty on one has None among them.
         self.versions: dict[Slot, list[ModelBlock | None]] = {}
@@ -119,6 +123,14 @@ class ModelChain:
     def prune(self, keep: int) -> None:
         """Forget what is older than `keep` slots."""
         self.first_available = Slot(max(self.first_available, self.tip - keep))
+
+    def jump(self, slots: int) -> None:
+        """The node starts anew from a snapshot: it has no block of the newest slots, up to the tip."""
+        self.hole = (Slot(max(1, self.tip - slots)), self.tip)
+
+    def lacks(self, slot: int) -> bool:
+        """Whether the node has no block of a slot that has one: pruned, or jumped over."""
+        return slot < self.first_available or (self.hole is not None and self.hole[0] <= slot <= self.hole[1])
 
     def confirmed(self) -> Slot:
         """The confirmed tip: a slot with a block."""

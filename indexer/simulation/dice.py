@@ -32,6 +32,8 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "reordered": "the notifications of a slot are shuffled",
         "delayed": "a notification comes some slots late",
         "wrong_slot": "a notification names the slot before its own",
+        "account_lost": "that an account changed is not told",
+        "account_alone": "an account is told to have changed in a slot in which its program did nothing",
         "lost_slot": "a confirmed slot is missing from the socket as a whole",
         "closed_socket": "the socket is gone for some slots",
         # HTTP
@@ -44,9 +46,17 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "hidden": "lists lack a signature for good, blocks hold it",
         "lagging_node": "a node behind the same balancer answers, some slots lower",
         "stale_fork": "a node behind the same balancer answers from the fork that died",
+        "cut_list": "a list ends where it does not",
+        "index_lost": "lists lack all that was before, for good; blocks hold it",
+        "jumped": "the node has no blocks and no list entries of some slots, as after a start from a newer snapshot",
         "old_node": "the node answers as before Agave 4.0: no transactionIndex, no error for an unknown `before`",
         "pruned": "the node forgets what is older than some slots",
+        # the second endpoint
+        "witness_down": "the second endpoint has no answer",
+        "witness_lags": "the second endpoint is some slots lower",
+        "witness_hides": "the second endpoint's lists lack a signature for good, its blocks hold it",
         # process and database
+        "added": "a program is added to the running ledger",
         "crash": "the process dies between two commands",
         "commit_unknown": "the process dies after a commit, before it hears of it",
         "answer_lost": "a commit succeeded, its answer is an error",
@@ -71,6 +81,7 @@ class Dice:
         # The chain's transactions are thrown like a fault, and can be left out like one; they are not counted as one.
         self._chances[FILLED] = 0.75
         self._streams = {name: random.Random(f"{seed}/{name}") for name in self._chances}
+        self._throw = {name: stream.random for name, stream in self._streams.items()}
         self._thrown = dict.fromkeys(self._chances, 0)
 
     def on(self, name: str) -> bool:
@@ -87,7 +98,7 @@ class Dice:
         if chance is None or (self.calm and name != FILLED):
             return False
         self._thrown[name] = thrown = self._thrown[name] + 1
-        if self._streams[name].random() >= chance:
+        if self._throw[name]() >= chance:
             return False
         strike = (name, thrown)
         if self._only is not None and strike not in self._only:
@@ -99,7 +110,19 @@ class Dice:
 
 
 FILLED = "filled"
-_RARE = {"crash": 0.01, "commit_unknown": 0.05, "answer_lost": 0.05, "lease_lost": 0.004, "fork": 0.05, "pruned": 0.03}
+_RARE = {
+    "index_lost": 0.01,
+    "jumped": 0.03,
+    "pruned": 0.03,
+    "fork": 0.05,
+    "added": 0.02,
+    "crash": 0.01,
+    "commit_unknown": 0.05,
+    "answer_lost": 0.05,
+    "lease_lost": 0.004,
+}
+# What shows itself only together with another fault, or where there is little to strike.
+_FREQUENT = frozenset({"cut_list", "delayed", "hidden", "account_lost"})
 _PER_HISTORY = {"old_node": 1.0}
 
 
@@ -110,10 +133,12 @@ def drawn(seed: int) -> dict[str, float]:
     for name in FAULTS:
         if name in _PER_HISTORY:
             chances[name] = rng.choice((0.0, 0.0, 1.0))
-        elif name == "pruned":
+        elif name in ("pruned", "jumped"):
             chances[name] = rng.choice((0.0,) * 7 + (_RARE[name],))
         elif name in _RARE:
             chances[name] = rng.choice((0.0, 0.0, _RARE[name], 3 * _RARE[name]))
+        elif name in _FREQUENT:
+            chances[name] = rng.choice((0.0, 0.0, 0.1, 0.4))
         else:
             chances[name] = rng.choice((0.0, 0.0, 0.03, 0.2))
     return chances
@@ -121,4 +146,4 @@ def drawn(seed: int) -> dict[str, float]:
 
 def heavy() -> dict[str, float]:
     """Every fault at once, except what would leave nothing of the others to see."""
-    return {name: _RARE.get(name, 0.1) for name in FAULTS if name not in ("old_node", "pruned")}
+    return {name: _RARE.get(name, 0.1) for name in FAULTS if name not in ("old_node", "pruned", "jumped")}

@@ -6,11 +6,10 @@ lies in what is covered; a writer whose lease is another's can't commit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Protocol
 
-from indexer.core.protocol import Address, Correction, Held, Row, SealPlan, Slot
+from indexer.core.protocol import SAW_LIST, Address, Correction, Held, Row, SealPlan, Slot
 
 
 class LeaseGone(Exception):
@@ -35,6 +34,12 @@ class SimulatedLedger(Protocol):
 
     def held(self, address: Address, first: Slot, last: Slot) -> tuple[Held, ...]:
         """Rows that stand, in chain order."""
+
+    def last_listed(self, address: Address, last: Slot) -> Held | None:
+        """The last standing row at or below a slot that a list has named."""
+
+    def append_late(self, epoch: int, rows: tuple[Row, ...]) -> None:
+        """Commit rows of slots that are sealed already."""
 
     def cursors(self) -> tuple[dict[Address, Slot], dict[Address, Slot]]:
         """Per program the last sealed and the last finalized slot."""
@@ -88,10 +93,26 @@ class ModelLedger:
 
     def held(self, address: Address, first: Slot, last: Slot) -> tuple[Held, ...]:
         """Rows that stand, in chain order."""
-        return tuple(
-            Held(position, Slot(row.raw.slot), row.raw.transaction_index, row.raw.signature, row.raw.err)
-            for position, row in self._standing(address, first, last)
-        )
+        return tuple(_held(position, row) for position, row in self._standing(address, first, last))
+
+    def last_listed(self, address: Address, last: Slot) -> Held | None:
+        """The last standing row at or below a slot that a list has named."""
+        for slot in range(last, -1, -1):
+            for position in reversed(self._by_slot.get(slot, ())):
+                row = self._rows[position - 1]
+                if position not in self.retracted and address in row.programs and row.witnesses & SAW_LIST:
+                    return _held(position, row)
+        return None
+
+    def append_late(self, epoch: int, rows: tuple[Row, ...]) -> None:
+        """Rows of slots that are sealed already."""
+        self._fence(epoch)
+        for row in rows:
+            for program in row.programs:
+                if row.raw.slot > self._sealed[program]:
+                    raise Moved(f"a late row at slot {row.raw.slot}, which is not sealed for {program}")
+        self._write(rows)
+        self.late += len(rows)
 
     def rows(self, address: Address, first: Slot, last: Slot) -> list[Row]:
         """The same, whole."""
@@ -140,6 +161,6 @@ class ModelLedger:
             self._sealed[span.address] = span.slot_last
 
 
-def lowest(cursors: Mapping[Address, Slot]) -> Slot:
-    """Up to where every program is."""
-    return min(cursors.values())
+def _held(position: int, row: Row) -> Held:
+    raw = row.raw
+    return Held(position, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)

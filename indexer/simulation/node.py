@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -13,11 +13,14 @@ from indexer.core.protocol import (
     BLOCK_NOT_AVAILABLE,
     LONG_TERM_SLOT_SKIPPED,
     MIN_CONTEXT_SLOT_NOT_REACHED,
+    SLOT_SKIPPED,
     TRANSACTION_NOT_FOUND,
+    Address,
     Block,
     Content,
     Failure,
     GetBlock,
+    GetBlocks,
     GetFirstAvailable,
     GetSlot,
     GetTransactions,
@@ -31,7 +34,7 @@ from indexer.simulation.chain import Branch, ModelBlock, ModelChain
 from indexer.simulation.dice import Dice
 
 LAG_SLOTS_MAX = 4
-DELAY_SLOTS_MAX = 6
+DELAY_SLOTS_MAX = 16
 OUTAGE_SLOTS_MAX = 6
 PRUNED_KEEP_SLOTS = 14
 # After so many refusals the transaction, or the block, is there.
@@ -77,6 +80,17 @@ class ModelSocket:
             dice.stream("reordered").shuffle(said)
         return said
 
+    def accounts(self, block: ModelBlock | None) -> list[Address]:
+        """Programs of which the socket tells, at the tip, that an account has changed."""
+        dice = self._dice
+        if self._chain.tip <= self._gone_until and not dice.calm:
+            return []
+        did = {program for content in (() if block is None else block.contents) for program in content.programs}
+        said = [program for program in sorted(did) if not dice.strike("account_lost")]
+        if dice.strike("account_alone"):
+            said.extend(program for program in self._chain.branch.programs if program not in did)
+        return said
+
     def _of(self, content: Content, tip: Slot) -> list[Notification]:
         dice, raw = self._dice, content.raw
         if dice.strike("lost"):
@@ -116,6 +130,8 @@ class ModelNode:
         self._nulls: dict[str, int] = {}
         self._refused: dict[Slot, int] = {}
         self._invented = 0
+        # Whether the ledger holds a row of this program that every list has to reach; a list that is cut before there is one deceives anybody.
+        self.joinable: Callable[[Address], bool] = lambda address: False
 
     def answer(self, request: Request) -> Reply:
         """One request."""
@@ -132,6 +148,9 @@ class ModelNode:
                 return int(self.chain.first_available)
             case GetBlock():
                 return self._block(request, view)
+            case GetBlocks(first, last, commitment):
+                upper = min(last, view.upper(commitment))
+                return tuple(s for s in view.branch.slots if first <= s <= upper and not self.chain.lacks(s))
             case ListSignatures():
                 return self._list(request, view)
             case GetTransactions(signatures, commitment):
@@ -157,6 +176,8 @@ class ModelNode:
             return Failure("not available", BLOCK_NOT_AVAILABLE)
         if slot < self.chain.first_available:
             return Failure("cleaned up", BLOCK_CLEANED_UP)
+        if self.chain.lacks(slot):
+            return Failure("skipped, or missing due to ledger jump", SLOT_SKIPPED)
         block = view.branch.blocks.get(slot)
         if block is None:
             return Failure("skipped", LONG_TERM_SLOT_SKIPPED)
@@ -166,6 +187,9 @@ class ModelNode:
         self._barrier = max(self._barrier, slot)
         signatures = tuple(c.raw.signature for c in block.contents) if request.details == "signatures" else None
         contents = block.contents if request.details == "full" else None
+        if request.details == "accounts":
+            mentions = tuple((c.raw.signature, c.programs) for c in block.contents)
+            return Block(slot, block.parent, None, None, None, len(mentions), 0, mentions)
         return Block(slot, block.parent, None, signatures, contents)
 
     def _list(self, request: ListSignatures, view: _View) -> tuple[Listed, ...] | Failure:
@@ -186,17 +210,30 @@ class ModelNode:
                 return ()
         if not branch.indexed:
             self._dice.strike("old_node")
-        found = tuple(islice(self._shown(entries, end, upper), request.limit))
+        if self._plain():
+            found = tuple(reversed(entries[max(0, end - request.limit) : end]))
+        else:
+            found = tuple(islice(self._shown(entries, end, upper), request.limit))
+        if found and self.joinable(request.address) and self._dice.strike("cut_list"):
+            return found[:1] if request.before is not None else ()
         if found and len(found) < request.limit and self._dice.strike("invented"):
             return self._with_invented(found)
         return found
+
+    def _plain(self) -> bool:
+        """Whether a list is shown as it is."""
+        dice, chain = self._dice, self.chain
+        cut = chain.first_available or chain.indexed_from or chain.hole is not None
+        return not cut and not self.hidden and not dice.on("hidden") and not dice.on("incomplete_list")
 
     def _shown(self, entries: list[Listed], end: int, upper: Slot) -> Iterator[Listed]:
         dice, first = self._dice, self.chain.first_available
         for at in range(end - 1, -1, -1):
             entry = entries[at]
-            if entry.slot < first:
+            if entry.slot < first or entry.slot < self.chain.indexed_from:
                 return
+            if self.chain.lacks(entry.slot):
+                continue
             if entry.signature in self.hidden:
                 continue
             if entry.signature not in self._judged_hidden and dice.on("hidden"):
@@ -218,7 +255,7 @@ class ModelNode:
 
     def _transaction(self, signature: str, branch: Branch, upper: Slot) -> Content | None:
         content = branch.by_signature.get(signature)
-        if content is None or not self.chain.first_available <= content.raw.slot <= upper:
+        if content is None or content.raw.slot > upper or self.chain.lacks(content.raw.slot):
             return None
         if self._nulls.get(signature, 0) < NULLS_MAX and self._dice.strike("null_transaction"):
             self._nulls[signature] = self._nulls.get(signature, 0) + 1
@@ -227,6 +264,65 @@ class ModelNode:
             # Before 4.0 a single transaction does not say its place in the block.
             return Content(replace(content.raw, transaction_index=0), content.programs, indexed=False)
         return content
+
+
+class SecondNode:
+    """The witness: a node of its own on the same chain. It can be down, lag, or lack entries of its index; what it says is true."""
+
+    def __init__(self, chain: ModelChain, dice: Dice) -> None:
+        self.hidden: set[str] = set()
+        self._judged: set[str] = set()
+        self._chain = chain
+        self._dice = dice
+
+    def answer(self, request: Request) -> Reply:
+        """One request."""
+        chain, dice = self._chain, self._dice
+        if dice.strike("witness_down"):
+            return Failure("no answer in 20 s (5 attempts)")
+        confirmed, finalized = chain.confirmed(), chain.finalized()
+        if confirmed > 1 and dice.strike("witness_lags"):
+            lag = dice.stream("witness_lags").randint(1, LAG_SLOTS_MAX)
+            confirmed, finalized = chain.branch.highest(confirmed - lag), chain.branch.highest(finalized - lag)
+        view = _View(chain.branch, confirmed, finalized)
+        match request:
+            case GetBlock(slot, details, commitment):
+                block = view.branch.blocks.get(slot)
+                if block is None or slot > view.upper(commitment):
+                    return Failure("not available", BLOCK_NOT_AVAILABLE)
+                return Block(slot, block.parent, None, None, block.contents if details == "full" else None)
+            case ListSignatures(address, commitment, limit, before, height):
+                return self._list(view.branch, address, view.upper(commitment), limit, before, height)
+            case GetTransactions(signatures, commitment):
+                found = [view.branch.by_signature.get(signature) for signature in signatures]
+                return tuple(c if c is not None and c.raw.slot <= view.upper(commitment) else None for c in found)
+            case _:
+                raise TypeError(f"not a question for a witness: {request}")
+
+    def _list(
+        self, branch: Branch, address: Address, upper: Slot, limit: int, before: str | None, height: Slot | None
+    ) -> tuple[Listed, ...] | Failure:
+        if height is not None and upper < height:
+            return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
+        entries = branch.entries[address]
+        end = bisect_right(entries, upper, key=_slot_of)
+        if before is not None:
+            place = branch.places[address].get(before)
+            if place is None or place >= end:
+                return Failure("transaction not found", TRANSACTION_NOT_FOUND)
+            end = place
+        found: list[Listed] = []
+        for at in range(end - 1, -1, -1):
+            entry = entries[at]
+            if entry.signature not in self._judged:
+                self._judged.add(entry.signature)
+                if self._dice.strike("witness_hides"):
+                    self.hidden.add(entry.signature)
+            if entry.signature not in self.hidden:
+                found.append(entry)
+                if len(found) == limit:
+                    break
+        return tuple(found)
 
 
 def _slot_of(entry: Listed) -> Slot:

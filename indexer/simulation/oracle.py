@@ -5,8 +5,8 @@ from __future__ import annotations
 from indexer.core.notifications import Notification
 from indexer.core.protocol import SAW_BLOCK, SAW_TRANSACTION, Address, Content, Correction, Row, SealPlan, Slot
 from indexer.simulation.chain import ModelBlock, ModelChain
-from indexer.simulation.ledger import SimulatedLedger, lowest
-from indexer.simulation.node import FORGED_LOGS, ModelNode
+from indexer.simulation.ledger import SimulatedLedger
+from indexer.simulation.node import FORGED_LOGS, ModelNode, SecondNode
 from programs.transaction import RawTransaction
 
 
@@ -19,6 +19,10 @@ class Witness:
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        # Slots in which an account was said to have changed, by program.
+        self.accounts: set[tuple[Slot, Address]] = set()
+        # Of a program that was added: up to here the others were sealed when it joined them. What the socket had said before was judged with them.
+        self.admitted: dict[Address, Slot] = {}
         self.served = Slot(-1)
         # Heard before the round in hand began: what came later need not be in it.
         self._heard: set[tuple[Slot, str]] = set()
@@ -41,28 +45,45 @@ class Witness:
         self._heard |= self._hearing
         self._hearing.clear()
 
-    def heard(self, slot: Slot, signature: str) -> bool:
-        """Whether the socket had named it when the round began."""
-        return (slot, signature) in self._heard
+    def ever_heard(self, slot: Slot, signature: str, program: Address) -> bool:
+        """Whether the socket has named it at any time."""
+        place = (slot, signature)
+        return (place in self._heard or place in self._hearing) and slot > self.admitted.get(program, -1)
+
+    def heard(self, slot: Slot, signature: str, program: Address) -> bool:
+        """Whether the socket had named it when the round began, and the sealer of the program still knew."""
+        return (slot, signature) in self._heard and slot > self.admitted.get(program, -1)
 
     def sealed(self, rows: tuple[Row, ...]) -> None:
         """Rows were committed and the writer knows it: each forgery of them that it had heard must be counted."""
+        judged = max(self.admitted.values(), default=-1)
         for row in rows:
-            if row.raw.logs is not None and (Slot(row.raw.slot), row.raw.signature) in self._forged:
+            if (
+                row.raw.slot > judged
+                and row.raw.logs is not None
+                and (Slot(row.raw.slot), row.raw.signature) in self._forged
+            ):
                 self.forgeries_due += 1
 
 
 class Oracle:
     """Knows the truth. Each method raises Divergence."""
 
-    def __init__(self, chain: ModelChain, node: ModelNode, ledger: SimulatedLedger) -> None:
+    def __init__(
+        self, chain: ModelChain, node: ModelNode, ledger: SimulatedLedger, second: SecondNode | None = None
+    ) -> None:
+        # The second endpoint, when no seal is made without it.
+        self._second = second
+        self._live = True
         self._chain = chain
         self._node = node
         self._ledger = ledger
 
-    def appended(self, plan: SealPlan, witness: Witness, leader: int) -> None:
-        """A seal was committed: by the leader, behind a served block, complete, in order, with stored contents, and nothing else."""
+    def appended(self, plan: SealPlan, witness: Witness, leader: int, live: bool = True) -> None:
+        """A seal was committed: by the leader, behind a served block, complete, in order, with stored contents, and nothing else. `live`: by the
+        sealer that hears the socket and asks the second endpoint."""
         self._fenced(witness, leader)
+        self._live = live
         for row in plan.rows:
             if not row.witnesses & (SAW_BLOCK | SAW_TRANSACTION):
                 raise Divergence(f"{row.raw.signature} has no witness but lists and notifications")
@@ -96,6 +117,22 @@ class Oracle:
             if block is None or all(content.raw != row.raw for content in block.contents):
                 raise Divergence(f"{row.raw.signature} was appended late and is not in slot {row.raw.slot}")
 
+    def found_late(self, rows: tuple[Row, ...], witness: Witness, leader: int) -> None:
+        """Rows were appended to sealed slots: each was in a block of its slot, and the ledger lacked it."""
+        self._fenced(witness, leader)
+        sealed, _ = self._ledger.cursors()
+        for row in rows:
+            slot = Slot(row.raw.slot)
+            versions = self._chain.versions.get(slot, [])
+            if not any(v is not None and any(c.raw == row.raw for c in v.contents) for v in versions):
+                raise Divergence(f"{row.raw.signature} was appended late and was never in slot {slot}")
+            for program in row.programs:
+                twice = [r for r in self._ledger.rows(program, slot, slot) if r.raw.signature == row.raw.signature]
+                if slot > sealed[program] or len(twice) > 1:
+                    raise Divergence(
+                        f"{row.raw.signature} of slot {slot} was appended late, and is there or not due yet"
+                    )
+
     def ended(self, witness: Witness, counted: int) -> None:
         """A writer is no more: it counted every forgery that it could tell, and called no truth a forgery."""
         if self._chain.forks:
@@ -105,13 +142,16 @@ class Oracle:
             due, heard = witness.forgeries_due, witness.forged_heard
             raise Divergence(f"{counted} forgeries counted, of {heard} heard and {due} under rows that were sealed")
 
-    def finished(self, programs: tuple[Address, ...], corrections: int) -> None:
-        """The storm is over: the ledger up to finality is the chain, row for row."""
+    def finished(
+        self, programs: tuple[Address, ...], corrections: int, witness: Witness, sampled: set[tuple[Address, Slot]]
+    ) -> None:
+        """The storm is over: the ledger up to finality is the chain, row for row. `witness`: what the last writer has heard; `sampled`: the slots
+        that were compared with their blocks at finalized."""
         sealed, finalized = self._ledger.cursors()
         if self._chain.forks == 0 and corrections:
             raise Divergence(f"no block died, yet the audit corrected {corrections} rows")
         for program in programs:
-            last = lowest(sealed) if self._chain.forks == 0 else finalized[program]
+            last = sealed[program] if self._chain.forks == 0 else finalized[program]
             truth = [
                 content.raw
                 for slot in self._chain.branch.slots
@@ -121,13 +161,35 @@ class Oracle:
             ]
             mine = [row.raw for row in self._ledger.rows(program, Slot(1), last)]
             if mine != truth:
-                self._compare(program, last, mine, truth)
+                self._compare(program, last, mine, truth, witness, sampled)
 
-    def _compare(self, program: Address, last: Slot, mine: list[RawTransaction], truth: list[RawTransaction]) -> None:
+    def _compare(
+        self,
+        program: Address,
+        last: Slot,
+        mine: list[RawTransaction],
+        truth: list[RawTransaction],
+        witness: Witness,
+        sampled: set[tuple[Address, Slot]],
+    ) -> None:
         # What every list hides and no notification named can't be found by anybody: `appended` has judged which those are.
-        hidden = self._node.hidden
         held, real = ({(raw.slot, raw.signature): raw for raw in rows} for rows in (mine, truth))
-        missing = [raw.signature for raw in truth if raw.signature not in hidden and held.get(_key(raw)) != raw]
+        since = witness.admitted.get(program, -1)
+        told = {s for s, address in witness.accounts if address == program and s > since} - {raw.slot for raw in mine}
+        missing = [
+            raw.signature
+            for raw in truth
+            if held.get(_key(raw)) != raw
+            and (
+                raw.signature not in self._node.hidden
+                or (program, raw.slot) in sampled
+                or (
+                    self._chain.forks == 0
+                    and not self._chain.lacks(raw.slot)
+                    and (witness.ever_heard(Slot(raw.slot), raw.signature, program) or raw.slot in told)
+                )
+            )
+        ]
         extra = [raw.signature for raw in mine if real.get(_key(raw)) != raw]
         places = [(raw.slot, raw.transaction_index) for raw in mine]
         if missing or extra or places != sorted(set(places)):
@@ -157,7 +219,9 @@ class Oracle:
         hidden = {
             raw.signature
             for raw in truth
-            if raw.signature in self._node.hidden and not witness.heard(Slot(raw.slot), raw.signature)
+            if raw.signature in self._node.hidden
+            and (not self._live or self._second is None or raw.signature in self._second.hidden)
+            and not (self._live and witness.heard(Slot(raw.slot), raw.signature, program))
         }
         shown = [raw for raw in truth if raw.signature not in hidden]
         return bool(hidden) and [raw for raw in mine if raw.signature not in hidden] == shown

@@ -10,17 +10,27 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from indexer.core.finality import Auditor
+from indexer.core.finality import Auditor, AuditPolicy
+from indexer.core.hints import Hints, Kind
 from indexer.core.protocol import (
     Address,
     Append,
+    AppendLate,
+    AskWitness,
     Block,
     Correct,
     Failure,
+    GetBlock,
+    GetBlocks,
+    GetFirstAvailable,
+    GetSlot,
+    GetTransactions,
     Halted,
+    ListSignatures,
     Pause,
+    ReadLastListed,
     ReadLedger,
     Reply,
     Request,
@@ -32,14 +42,20 @@ from indexer.core.protocol import (
 from indexer.core.sealer import Sealer, SealPolicy
 from indexer.simulation.chain import FINALIZED_DISTANCE, ModelChain
 from indexer.simulation.dice import Dice, Strike, drawn
-from indexer.simulation.ledger import LeaseGone, ModelLedger, Moved, SimulatedLedger, lowest
-from indexer.simulation.node import PRUNED_KEEP_SLOTS, ModelNode, ModelSocket
+from indexer.simulation.ledger import LeaseGone, ModelLedger, Moved, SimulatedLedger
+from indexer.simulation.node import PRUNED_KEEP_SLOTS, ModelNode, ModelSocket, SecondNode
 from indexer.simulation.oracle import Divergence, Oracle, Witness
 
 PROGRAMS = (Address("ProgramA"), Address("ProgramB"))
+# Is added to the running ledger where the dice say so.
+ADDED = Address("ProgramC")
+NEAR_SLOTS = 12
+OF_THE_NODE = (GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness)
+HINTS_A_MINUTE: Mapping[Kind, int] = {"notification": 1_000, "account": 1_000, "list": 1_000}
+JUMP_SLOTS_MAX = 12
 SLOTS = 60
 REQUESTS_MAX = 20_000
-ROUNDS_TO_SETTLE_MAX = 12
+ROUNDS_TO_SETTLE_MAX = 24
 # A sleeper wakes after at most so many turns of the others.
 SLEEP_TURNS_MAX = 80
 AWAKE_TURNS_MAX = 200
@@ -65,6 +81,7 @@ class History:
     fenced: int = 0
     halted: int = 0
     late: int = 0
+    found_late: int = 0
     retracted: int = 0
     phantoms: int = 0
     forgeries: int = 0
@@ -74,7 +91,7 @@ class History:
 
 
 SealerFactory = Callable[[Mapping[Address, Slot], SealPolicy], Sealer]
-AuditorFactory = Callable[[Mapping[Address, Slot]], Auditor]
+AuditorFactory = Callable[[Mapping[Address, Slot], AuditPolicy], Auditor]
 LedgerFactory = Callable[[tuple[Address, ...]], SimulatedLedger]
 
 
@@ -82,6 +99,8 @@ LedgerFactory = Callable[[tuple[Address, ...]], SimulatedLedger]
 class _Task:
     routine: Routine
     reply: Reply = None
+    # Of the sealer that hears the socket; not that of a program which catches up.
+    live: bool = True
     # What it will know to be committed once the reply has reached it.
     sealed: tuple[Row, ...] = ()
 
@@ -95,8 +114,14 @@ class _Writer:
         self.witness = Witness(epoch)
         self.sealing: _Task | None = None
         self.auditing: _Task | None = None
+        self.sealer.hints = Hints(HINTS_A_MINUTE)
+        # The added program while it is far behind: sealed by a sealer of its own, at finalized.
+        self.catching_up: Sealer | None = None
         # A commit of its own whose answer it never got: then the ledger may be ahead of it, else never.
         self.unsure = False
+        self.started = Slot(-1)
+        # Slots whose blocks the audit under way has sampled.
+        self.shown: set[Slot] = set()
 
 
 class Simulation:
@@ -117,11 +142,13 @@ class Simulation:
     ) -> None:
         self.history = History(seed)
         self.dice = Dice(seed, drawn(seed) if faults is None else faults, only)
-        self.chain = ModelChain(seed, self.dice, PROGRAMS)
+        self.chain = ModelChain(seed, self.dice, (*PROGRAMS, ADDED))
         self.node = ModelNode(self.chain, self.dice)
+        self.second = SecondNode(self.chain, self.dice)
         self.socket = ModelSocket(self.chain, self.dice)
-        self.ledger = make_ledger(PROGRAMS)
-        self.oracle = Oracle(self.chain, self.node, self.ledger)
+        self.ledger = make_ledger((*PROGRAMS, ADDED))
+        self.node.joinable = self._joinable
+        self._watched: tuple[Address, ...] = PROGRAMS
         self._turns = random.Random(f"{seed}/turns")
         self._slots = slots
         # A history that is being shrunk may be as small as it likes.
@@ -131,7 +158,11 @@ class Simulation:
         self._tell = tell
         self._digest = hashlib.sha256()
         self._corrections = 0
+        self._sampled: set[tuple[Address, Slot]] = set()
         self._policy = self._drawn_policy()
+        self._audits = AuditPolicy(self._turns.choice((0.0, 0.0, 0.2, 1.0)), 10_000, b"salt")
+        second = self.second if self._policy.witness_hold else None
+        self.oracle = Oracle(self.chain, self.node, self.ledger, second)
         self._sleepers: list[tuple[int, _Writer]] = []
         self._leader = 0
         self._writer = self._take_over()
@@ -142,7 +173,7 @@ class Simulation:
             while self.chain.tip < self._slots or self.chain.transactions < self._transactions_min:
                 self._turn()
             self._settle()
-            self.oracle.finished(PROGRAMS, self._corrections)
+            self.oracle.finished(self._watched, self._corrections, self._writer.witness, self._sampled)
         except Divergence:
             raise
         except Exception as error:
@@ -192,11 +223,32 @@ class Simulation:
                 self._pass_slot()
         else:
             if writer.auditing is None and throw > 0.97:
-                writer.auditing = _Task(writer.auditor.audit(writer.sealer.sealed))
+                writer.auditing = self._new_look(writer)
             if writer.auditing is not None and self._advance_task(writer, writer.auditing):
                 writer.auditing = None
 
+    def _new_look(self, writer: _Writer) -> _Task:
+        """A hint that waits is followed before the audit."""
+        hint = writer.sealer.hints.take(self.chain.tip * 0.4)
+        if hint is None:
+            writer.shown.clear()
+            return _Task(writer.auditor.audit(writer.sealer.sealed))
+        self._say(f"epoch {writer.witness.epoch}: a {hint.kind} hints at slot {hint.slot}")
+        cursors = writer.sealer.cursors
+        return _Task(writer.auditor.follow(hint, writer.sealer.hints, cursors, self._policy.commitment))
+
     def _new_round(self, writer: _Writer) -> _Task:
+        if writer.catching_up is not None:
+            if writer.catching_up.sealed < writer.sealer.sealed - NEAR_SLOTS:
+                if self._turns.random() < 0.5:
+                    self._say(f"epoch {writer.witness.epoch}: a round of the added program")
+                    return _Task(writer.catching_up.tick(None, writer.sealer.sealed), live=False)
+            elif writer.auditing is None:
+                sealed, finalized = self.ledger.cursors()
+                writer.witness.admitted[ADDED] = writer.sealer.sealed
+                writer.sealer.admit(ADDED, sealed[ADDED])
+                writer.auditor.admit(ADDED, finalized[ADDED])
+                writer.catching_up = None
         writer.witness.round_begins()
         slots = writer.sealer.notifications.slots(Slot(0), Slot(1 << 60))
         hint = slots[-1] if slots and self._turns.random() < 0.7 else None
@@ -208,7 +260,8 @@ class Simulation:
         try:
             request = task.routine.send(task.reply)
         except StopIteration as stop:
-            self._say(f"  {stop.value}")
+            if self._tell is not None:
+                self._say(f"  {stop.value}")
             if isinstance(stop.value, Halted):
                 self._halted(writer, stop.value)
             return True
@@ -216,13 +269,16 @@ class Simulation:
             writer.witness.sealed(task.sealed)
             task.sealed = ()
         task.reply = self._perform(writer, request)
-        if isinstance(request, Append) and task.reply is None:
+        if isinstance(request, Append) and task.reply is None and task.live:
             task.sealed = request.plan.rows
         return False
 
     def _halted(self, writer: _Writer, outcome: Halted) -> None:
         self.history.halted += 1
-        need = 1 + min(writer.sealer.sealed, writer.auditor.finalized)
+        behind = [] if writer.catching_up is None else [writer.catching_up.sealed]
+        need = 1 + min(writer.sealer.sealed, writer.auditor.finalized, *behind)
+        if self.chain.hole is not None and self.chain.hole[1] >= need:
+            return
         if self.chain.first_available <= max(1, need):
             raise Divergence(f"halted without need: {outcome.reason}")
 
@@ -234,9 +290,11 @@ class Simulation:
             raise Divergence("the core asks without end")
         if self.history.requests == self._crash_at or self.dice.strike("crash"):
             raise Crash
+        if isinstance(request, OF_THE_NODE):
+            return self._ask(writer, request)
         match request:
             case Together(requests):
-                return tuple(self._perform(writer, part) for part in requests)
+                return tuple([self._perform(writer, part) for part in requests])
             case Pause():
                 if not self.dice.calm and self._turns.random() < SLOT_PASSES_AT_PAUSE:
                     self._pass_slot()
@@ -245,23 +303,39 @@ class Simulation:
                 return self._commit(writer, lambda: self.ledger.append(writer.witness.epoch, plan), request)
             case Correct(correction):
                 return self._commit(writer, lambda: self.ledger.correct(writer.witness.epoch, correction), request)
+            case AppendLate(rows):
+                return self._commit(writer, lambda: self.ledger.append_late(writer.witness.epoch, rows), request)
             case ReadLedger(address, first, last):
                 return self.ledger.held(address, first, last)
+            case ReadLastListed(address, last):
+                return self.ledger.last_listed(address, last)
             case _:
-                if not self.dice.calm and self._turns.random() < SLOT_PASSES_AT_COMMAND:
-                    self._pass_slot()
-                reply = self.node.answer(request)
-                if isinstance(reply, Block):
-                    writer.witness.served = max(writer.witness.served, reply.slot)
-                if self._tell is not None:
-                    self._say(f"  {_short(request)} → {_short(reply)}")
-                return reply
+                raise TypeError(f"unknown request: {request}")
 
-    def _commit(self, writer: _Writer, work: Callable[[], None], request: Append | Correct) -> Reply:
+    def _ask(self, writer: _Writer, request: Request) -> Reply:
+        if not self.dice.calm and self._turns.random() < SLOT_PASSES_AT_COMMAND:
+            self._pass_slot()
+        if isinstance(request, AskWitness):
+            reply = self.second.answer(request.request)
+        else:
+            reply = self.node.answer(request)
+            if isinstance(reply, Block):
+                if reply.mentions is not None:
+                    writer.shown.add(reply.slot)
+                writer.witness.served = max(writer.witness.served, reply.slot)
+        if self._tell is not None:
+            whose = "  the witness: " if isinstance(request, AskWitness) else "  "
+            self._say(
+                f"{whose}{_short(request.request if isinstance(request, AskWitness) else request)} → {_short(reply)}"
+            )
+        return reply
+
+    def _commit(self, writer: _Writer, work: Callable[[], None], request: Append | Correct | AppendLate) -> Reply:
         if self.dice.strike("refused"):
             return Failure("the database said no")
         work()
-        self._say(f"  committed {_short(request)}")
+        if self._tell is not None:
+            self._say(f"  committed {_short(request)}")
         self._committed(writer, request)
         if self.dice.strike("commit_unknown"):
             raise Crash
@@ -270,26 +344,44 @@ class Simulation:
             return Failure("the connection was lost in COMMIT")
         return None
 
-    def _committed(self, writer: _Writer, request: Append | Correct) -> None:
-        if isinstance(request, Append):
-            self.oracle.appended(request.plan, writer.witness, self._leader)
+    def _committed(self, writer: _Writer, request: Append | Correct | AppendLate) -> None:
+        if isinstance(request, AppendLate):
+            rows = request.rows
+            self.oracle.found_late(rows, writer.witness, self._leader)
+            self.history.found_late += len(rows)
+        elif isinstance(request, Append):
+            live = writer.catching_up is None or all(r.address != ADDED for r in request.plan.ranges)
+            self.oracle.appended(request.plan, writer.witness, self._leader, live)
             rows = request.plan.rows
             self.history.rows += len(rows)
         else:
             self.oracle.corrected(request.correction, writer.witness, self._leader)
+            for span in request.correction.ranges:
+                self._sampled.update((span.address, s) for s in writer.shown if span.slot_first <= s <= span.slot_last)
             rows = request.correction.late
             self.history.late += len(rows)
             self.history.retracted += len(request.correction.foreign)
-            self._corrections += len(rows) + len(request.correction.foreign)
+            found = [row for row in rows if row.raw.signature in self.node.hidden]
+            self._corrections += len(rows) - len(found) + len(request.correction.foreign)
         for row in rows:
             self._digest.update(f"{row.raw.signature} {row.raw.slot} {row.witnesses} ".encode())
 
     # ---- time and processes ----
 
     def _pass_slot(self) -> None:
-        notes = self.socket.hear(self.chain.produce())
-        if self.dice.strike("pruned"):
-            self.chain.prune(PRUNED_KEEP_SLOTS)
+        block = self.chain.produce()
+        notes = self.socket.hear(block)
+        self._lose_history()
+        # An index that was lost before can't be noticed by a program of which the ledger holds nothing.
+        if ADDED not in self._watched and not self.chain.indexed_from and self.dice.strike("added"):
+            self._watched = (*PROGRAMS, ADDED)
+            self._writer.catching_up = self._make_sealer(
+                {ADDED: Slot(0)}, replace(self._policy, commitment="finalized")
+            )
+        for program in self.socket.accounts(block):
+            self._writer.sealer.writes.wrote(self.chain.tip, program)
+            if block is not None and self.chain.tip > self._writer.started and program in self._writer.sealer.cursors:
+                self._writer.witness.accounts.add((self.chain.tip, program))
         self._writer.witness.hear(notes)
         for note in notes:
             self._writer.sealer.notifications.observe(note)
@@ -297,11 +389,39 @@ class Simulation:
             named = " ".join(f"{note.signature}@{note.slot}" for note in notes)
             self._say(f"  slot {self.chain.tip}; the socket: {named or '-'}")
 
+    def _lose_history(self) -> None:
+        dice, chain = self.dice, self.chain
+        if dice.strike("pruned"):
+            chain.prune(PRUNED_KEEP_SLOTS)
+        if chain.hole is None and dice.on("jumped") and chain.tip > JUMP_SLOTS_MAX and dice.strike("jumped"):
+            chain.jump(dice.stream("jumped").randint(2, JUMP_SLOTS_MAX))
+        if dice.on("index_lost") and all(map(self._joinable, self._watched)) and dice.strike("index_lost"):
+            chain.indexed_from = Slot(chain.tip + 1)
+
+    def _joinable(self, address: Address) -> bool:
+        if self.dice.on("pruned") or self.dice.on("jumped"):
+            return False  # what the ledger holds may be history that the node has forgotten
+        sealed, finalized = self.ledger.cursors()
+        # Without forks the last row that was sealed lives; with them only what is final does.
+        upto = (finalized if self.dice.on("fork") else sealed)[address]
+        return self.ledger.last_listed(address, upto) is not None and finalized[address] > 0
+
     def _take_over(self) -> _Writer:
         self._leader = self.ledger.acquire()
         sealed, finalized = self.ledger.cursors()
         self.history.writers += 1
-        return _Writer(self._make_sealer(sealed, self._policy), self._make_auditor(finalized), self._leader)
+        far = sealed[ADDED] < min(sealed[program] for program in PROGRAMS) - NEAR_SLOTS
+        live = PROGRAMS if far else self._watched
+        sealer = self._make_sealer({p: sealed[p] for p in live}, self._policy)
+        auditor = self._make_auditor({p: finalized[p] for p in live}, self._audits)
+        writer = _Writer(sealer, auditor, self._leader)
+        writer.started = self.chain.tip
+        if live == self._watched:
+            writer.witness.admitted = {p: max(sealed.values()) for p in live}
+        if live != self._watched:
+            policy = replace(self._policy, commitment="finalized")
+            writer.catching_up = self._make_sealer({ADDED: sealed[ADDED]}, policy)
+        return writer
 
     def _bury(self, writer: _Writer) -> None:
         self._count(writer)
@@ -340,12 +460,17 @@ class Simulation:
                 self._finish_round(self._writer)
             self._writer.sealing = self._new_round(self._writer)
             self._finish_round(self._writer)
+            self._writer.shown.clear()
             self._writer.auditing = _Task(self._writer.auditor.audit(self._writer.sealer.sealed))
             self._finish_round(self._writer)
-            sealed, finalized = map(lowest, self.ledger.cursors())
-            if finalized >= aim:
+            while len(self._writer.sealer.hints):
+                self._writer.auditing = self._new_look(self._writer)
+                self._finish_round(self._writer)
+            sealed, finalized = (min(c[p] for p in self._watched) for c in self.ledger.cursors())
+            if finalized >= aim and not len(self._writer.sealer.hints):
                 break
-            if self.chain.first_available > min(sealed, finalized) + 1:
+            hole = self.chain.hole
+            if self.chain.first_available > min(sealed, finalized) + 1 or (hole and hole[1] > min(sealed, finalized)):
                 # Its history is gone: what is left is to say so, and not to go on.
                 break
         else:
@@ -385,6 +510,11 @@ class Simulation:
             rows_max=rng.choice((2, 10, 1000)),
             page_min=rng.choice((2, 64)),
             history_gap_slots=4 if self.dice.on("pruned") else 1_000,
+            hole_gap_slots=0 if self.dice.on("jumped") else 100,
+            hole_slots_min=1,
+            witness=(witness := rng.random() < 0.25),
+            witness_hold=witness and rng.random() < 0.5,
+            witness_attempts=2,
         )
 
     def _report(self) -> History:
@@ -418,6 +548,8 @@ def _short(value: object) -> str:
         case Block(slot, _, _, signatures, contents):
             within = signatures if contents is None else tuple(content.raw.signature for content in contents)
             return f"block {slot} {'' if within is None else ' '.join(within)}"
+        case AppendLate(rows):
+            return f"late rows {' '.join(row.raw.signature for row in rows)}"
         case Failure(message, code):
             return f"{message} ({code})"
         case tuple():

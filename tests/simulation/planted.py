@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
-from indexer.core import finality, walk
+from indexer.core import blocks, finality, walk
 from indexer.core.finality import Auditor
+from indexer.core.hints import AccountWrites
 from indexer.core.protocol import (
     Append,
     Block,
@@ -20,6 +21,7 @@ from indexer.core.protocol import (
     Held,
     ListSignatures,
     Range,
+    ReadLedger,
     Row,
     SealPlan,
     Slot,
@@ -253,7 +255,76 @@ class BelievesInventions(Sealer):
         return Row(raw, frozenset(self._cursors), 8)
 
 
+class IgnoresTheJoin(Sealer):
+    """Takes a list that ends for one that has ended, also above what the ledger holds."""
+
+    def _join(self, *args: Any) -> Routine:
+        return None
+        yield
+
+
+class IgnoresHoles(Sealer):
+    """Believes a node that has jumped over slots that nothing happened in them."""
+
+    def _no_hole(self, *args: Any) -> Routine:
+        return None
+        yield
+
+
+class OneBlockIsEnough(Sealer):
+    """Where the list does not join, reads the newest block only, and not those between it and the last seal."""
+
+    def _seal_by_block(self, walks: Any, target: Slot, *args: Any) -> Routine:
+        def cut(request: Any, reply: Any) -> Any:
+            return replace(reply, parent_slot=self.sealed) if isinstance(reply, Block) else reply
+
+        return (yield from through(super()._seal_by_block(walks, target, *args), cut))
+
+
+class LateMeansPhantom(Sealer):
+    """A notification that comes after the seal is a phantom; nobody looks."""
+
+    def _looked_at(self, slot: Slot) -> bool:
+        return True
+
+
+# Bugs that show themselves only where some faults come together: the histories in which they are looked for.
+FOCUS: dict[Any, dict[str, float]] = {
+    LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
+}
+
+
+class DeafToAccounts(Sealer):
+    """An account that changed in a slot without a row is nobody's business."""
+
+    def _committed(self, upper: Slot, rows: tuple[Row, ...]) -> None:
+        self.writes = AccountWrites(self._cursors)
+        super()._committed(upper, rows)
+
+
+class BelievesTheFirstEndpoint(Sealer):
+    """The second endpoint is asked and not heard."""
+
+    def _call_witness(self, *args: Any) -> Routine:
+        yield from super()._call_witness(*args)
+        return None
+
+
+class AdmitsTooHigh(Sealer):
+    """Takes an added program over as if it were sealed as far as the others."""
+
+    def admit(self, address: Any, cursor: Slot) -> None:
+        super().admit(address, self.sealed)
+
+
 SEALERS = (
+    IgnoresTheJoin,
+    IgnoresHoles,
+    OneBlockIsEnough,
+    LateMeansPhantom,
+    DeafToAccounts,
+    BelievesTheFirstEndpoint,
+    AdmitsTooHigh,
     SkipsBarrier,
     BarrierAfterList,
     IgnoresSocketWitness,
@@ -328,7 +399,46 @@ class AuditIgnoresRefusal(Auditor):
         return (yield from through(super()._compare(*args), _blind_to_refusals))
 
 
+class SamplesNothing(Auditor):
+    """Reads the sampled blocks and does not compare them."""
+
+    def _unlisted(self, *args: Any) -> None:
+        return None
+
+
+class LooksAndLeaves(Auditor):
+    """Reads the block for a hint and appends nothing."""
+
+    def examine(self, slot: Slot, *args: Any) -> Routine:
+        def served(request: Any, reply: Any) -> Any:
+            return replace(reply, contents=()) if isinstance(reply, Block) else reply
+
+        return (yield from through(super().examine(slot, *args), served))
+
+
+class AppendsTwice(Auditor):
+    """Appends what a hinted block holds, whether the ledger has it or not."""
+
+    def examine(self, slot: Slot, *args: Any) -> Routine:
+        def forgetful(request: Any, reply: Any) -> Any:
+            return () if isinstance(request, ReadLedger) else reply
+
+        return (yield from through(super().examine(slot, *args), forgetful))
+
+
+class RetractsTheShared(Auditor):
+    """A row that one program lacks is taken from the other too."""
+
+    def _truly_foreign(self, findings: Any) -> Routine:
+        findings.replaced.update(p for p, row in findings.foreign.items() if (row.slot, row.signature) in findings.late)
+        return (yield from super()._truly_foreign(findings))
+
+
 AUDITORS = (
+    SamplesNothing,
+    LooksAndLeaves,
+    AppendsTwice,
+    RetractsTheShared,
     FinalityIgnored,
     NeverRetracts,
     NeverAppendsLate,
@@ -427,4 +537,14 @@ def any_block_is_alive(monkeypatch: Any) -> None:
     monkeypatch.setattr(finality.Auditor, "_truly_foreign", kept)
 
 
-PATCHES = (losing_page_boundary, any_block_is_alive)
+def a_refusal_is_a_skip(monkeypatch: Any) -> None:
+    """Whatever is refused was skipped: what a node has jumped over is dead."""
+
+    def believed(slot: Slot, last: Slot, commitment: str) -> Routine:
+        return True
+        yield
+
+    monkeypatch.setattr(blocks, "skipped", believed)
+
+
+PATCHES = (losing_page_boundary, any_block_is_alive, a_refusal_is_a_skip)

@@ -32,7 +32,10 @@ def test_the_ledger_tells_the_truth(part: int) -> None:
 # 43, 157: the same two, together with a list that hides an entry. 3030: the node forgot old history between the question and the list.
 # 4908: a page came from a node on another fork, which did not know the place and answered as if the list ended there.
 # 2050, 3658: the oracle itself, about forgeries beside forks.
-@pytest.mark.parametrize("seed", [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908])
+# Histories have changed since, and the seeds with them; those behind found, with the second endpoint, added programs, samples and hints:
+# 79, 213: a row of one program was retracted because another program's list lacked it. 398: a hole that reached up to the target was believed.
+# 626: what accounts had told was forgotten when a program was added.
+@pytest.mark.parametrize("seed", [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626])
 def test_seeds_that_once_failed(seed: int) -> None:
     simulate(seed)
 
@@ -54,7 +57,8 @@ def test_everything_at_once() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone(fault: str) -> None:
     """A fault's effect is not hidden by another's."""
-    chance = {"old_node": 1.0, "pruned": 0.05, "crash": 0.05, "lease_lost": 0.02}.get(fault, 0.25)
+    rare = {"pruned": 0.05, "jumped": 0.05, "index_lost": 0.05, "crash": 0.05, "lease_lost": 0.02}
+    chance = {"old_node": 1.0, **rare}.get(fault, 0.25)
     strikes = 0
     for seed in range(1, 9):
         strikes += simulate(seed, faults={fault: chance}).strikes[fault]

@@ -14,7 +14,8 @@ import pytest
 from indexer.core.protocol import Address, Correction, Held, Row, SealPlan, Slot
 from indexer.simulation.dice import heavy
 from indexer.simulation.ledger import LeaseGone, ModelLedger, Moved
-from indexer.simulation.run import PROGRAMS, Simulation
+from indexer.simulation.run import ADDED, Simulation
+from indexer.simulation.run import PROGRAMS as FIRST
 from programs import base58
 from schema import db as database
 from schema import lease as leases
@@ -23,6 +24,7 @@ from schema.errors import LeaseLost, LedgerError
 from schema.verify import verify
 from tests.integration.schema.checker import differences
 
+PROGRAMS = (*FIRST, ADDED)
 ADDRESSES = {program: base58.encode(hashlib.sha256(program.encode()).digest()) for program in PROGRAMS}
 
 
@@ -42,7 +44,7 @@ class BothLedgers:
         self._ids = {program: known[ADDRESSES[program]].id for program in PROGRAMS}
         self._leases: dict[int, leases.Lease] = {}
         self._names: dict[str, str] = {}
-        self.refusals = self.compared = 0
+        self.refusals = self.compared = self.found_late = 0
 
     def close(self) -> None:
         self._runner.run(self._conn.close())
@@ -81,6 +83,27 @@ class BothLedgers:
             lambda: self._model.correct(epoch, correction),
             lambda: ledger.append_finalized_seal(self._conn, lease, seals, late=late, retractions=dead),
         )
+
+    def append_late(self, epoch: int, rows: tuple[Row, ...]) -> None:
+        late = [self._prepared(row) for row in rows]
+        programs = sorted({number for row in late for number in row.programs})
+        lease = self._leases[epoch]
+        self._both(
+            lambda: self._model.append_late(epoch, rows),
+            lambda: ledger.append_corrections(self._conn, lease, programs, late, []),
+        )
+        self.found_late += len(rows)
+
+    def last_listed(self, address: Address, last: Slot) -> Held | None:
+        mine = self._model.last_listed(address, last)
+        row = self._runner.run(_awaited(lambda: ledger.last_listed(self._conn, self._ids[address], last)))
+        assert (mine is None) is (row is None)
+        if mine is not None and row is not None:
+            # The database may name another row of the same age: the one that was appended last.
+            assert row.slot <= last
+            name = self._names[base58.encode(row.signature)]
+            assert name in {held.signature for held in self._model.held(address, Slot(row.slot), Slot(row.slot))}
+        return mine
 
     def _both(self, model: Callable[[], None], real: Callable[[], Coroutine[Any, Any, object]]) -> None:
         refusal: LeaseGone | Moved | None = None

@@ -27,7 +27,13 @@ def first_caught(**bug: Any) -> int | None:
 
 @pytest.mark.parametrize("bug", planted.SEALERS, ids=lambda bug: bug.__name__)
 def test_a_bug_in_the_sealer_is_caught(bug: Any) -> None:
-    assert first_caught(make_sealer=bug) is not None
+    assert first_caught(make_sealer=bug, faults=planted.FOCUS.get(bug)) is not None
+
+
+@pytest.mark.parametrize("bug", planted.FOCUS, ids=lambda bug: bug.__name__)
+def test_the_histories_of_a_special_mix_are_true_without_the_bug(bug: Any) -> None:
+    for seed in SEEDS[:60]:
+        Simulation(seed, faults=planted.FOCUS[bug]).run()
 
 
 @pytest.mark.parametrize("bug", planted.AUDITORS, ids=lambda bug: bug.__name__)
