@@ -428,6 +428,7 @@ class Daemon:
 
     async def _sealing(self, driver: Driver, sealer: Sealer, edge: SocketEdge, rpc: RpcClient) -> None:
         pause = RETRY_S_MIN
+        halts = 0
         report = Reporter()
         while not self._stop.is_set():
             hint, self._hint = self._hint, None
@@ -448,7 +449,7 @@ class Daemon:
                 metrics.TIP_STILL.inc()
                 log.warning("tip_stands_still", tip=self.state.tip, repair="the next endpoint is asked first")
             if isinstance(outcome, Done):
-                pause = RETRY_S_MIN
+                pause, halts = RETRY_S_MIN, 0
                 until = self.options.until_slot
                 if until is not None and sealer.sealed >= until and not self.state.catching_up:
                     self._finished.set()
@@ -457,7 +458,8 @@ class Daemon:
                 if self.settings.trust_socket_contents:
                     await self._sleep(max(0.0, started + TRUSTING_ROUND_S - time.monotonic()))
             elif isinstance(outcome, Halted):
-                if rpc.shun():
+                halts += 1
+                if halts < len(self.settings.rpc_urls) and rpc.shun():
                     # It may be this endpoint alone that has forgotten what is needed.
                     log.seldom(60.0, "warning", "another_endpoint", reason=outcome.reason)
                     await self._sleep(pause)
@@ -466,6 +468,7 @@ class Daemon:
                 if self.options.until_slot is not None:
                     self._finished.set()
                     return
+                halts = 0
                 await self._sleep(HALTED_S)
             else:
                 await self._sleep(pause)

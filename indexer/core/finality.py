@@ -112,6 +112,8 @@ class Auditor:
         self._samples_left = 0
         # Up to here every block is compared, because a list was caught.
         self._alert_last = Slot(-1)
+        # The last row below the cursor that a list has named, by program; None: there is none near. Asked anew when rows were compared.
+        self._joints: dict[Address, Held | None] = {}
         self._unjoined = 0
 
     @property
@@ -160,8 +162,12 @@ class Auditor:
                 f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
             )
         for address, walk in walks.items():
-            row = yield from joined(walk, self._cursors[address], self._tip, "finalized", None)
-            if isinstance(row, Unproven):
+            if address in self._joints and self._joints[address] is None:
+                continue
+            row = yield from joined(walk, self._cursors[address], self._tip, "finalized", self._joints.get(address))
+            if row is None or isinstance(row, Held):
+                self._joints[address] = row
+            else:
                 self.tally.lists_unjoined += 1
                 self._unjoined += 1
                 return row if self._unjoined < self._policy.unjoined_max else (yield from self._by_block(target))
@@ -232,6 +238,8 @@ class Auditor:
             reply = yield ReadLedger(address, Slot(cursor + 1), upper)
             if not isinstance(reply, tuple):
                 return Unproven(f"the ledger can't be read: {_message(reply)}")
+            if reply:
+                self._joints.pop(address, None)
             listed = [entry for entry in pending[address] if entry.slot <= upper]
             self._differences(address, reply, listed, findings)
             self._unlisted(address, reply, listed, shown, findings)

@@ -125,8 +125,10 @@ class AccountWrites:
 
     def wrote(self, slot: Slot, program: Address) -> None:
         """The socket showed a changed account of the program."""
-        if slot in self._written or len(self._written) < WRITES_MAX:
-            self._written.setdefault(slot, set()).add(program)
+        self._written.setdefault(slot, set()).add(program)
+        if len(self._written) > WRITES_MAX:
+            # The furthest is the least likely to come: a liar may name any slot.
+            del self._written[max(self._written)]
 
     def sealed(self, upto: Slot, rows: Iterable[tuple[Slot, frozenset[Address]]]) -> list[Slot]:
         """Slots up to `upto` in which an account changed and of which there is no row; `rows` were appended now."""

@@ -184,6 +184,8 @@ class Sealer:
         self._patience = nulls.Patience()
         # The last row of each program that a list has named.
         self._last_listed: dict[Address, Held] = {}
+        # Programs of which there is no such row near; the ledger is not asked again until one is appended.
+        self._nothing_listed: set[Address] = set()
         self._unjoined = 0
 
     @property
@@ -411,15 +413,19 @@ class Sealer:
         self, walks: Mapping[Address, SignatureWalk], target: Slot, tip: Slot
     ) -> Generator[Request, Reply, Unproven | None]:
         for address, walk in walks.items():
+            if address in self._nothing_listed:
+                continue
             known = self._last_listed.get(address)
             row = yield from joined(walk, self._cursors[address], tip, self._policy.commitment, known)
             if isinstance(row, Unproven):
                 return row
-            if row is not None:
-                self._last_listed[address] = row
-                for slot, signature in walk.above(row):
-                    if signature not in self._stored:
-                        self.hints.give("list", slot, signature)
+            if row is None:
+                self._nothing_listed.add(address)
+                continue
+            self._last_listed[address] = row
+            for slot, signature in walk.above(row):
+                if signature not in self._stored:
+                    self.hints.give("list", slot, signature)
         return None
 
     def _seal_by_block(
@@ -530,6 +536,7 @@ class Sealer:
                 held = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
                 for address in row.programs:
                     self._last_listed[address] = held
+                    self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
         self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))

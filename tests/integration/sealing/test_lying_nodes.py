@@ -37,7 +37,7 @@ def test_a_list_that_always_hides_the_same_is_found_at_finality(db: str, busy: C
             waiting(
                 lambda: ask(db, "SELECT 1 FROM ledger.checkpoints WHERE name = 'finalized:1' AND slot >= %s", last), 40
             )
-            assert it.said("list_hides")
+            it.wait_for("list_hides", 20)
             assert it.end()[0] == 0
     assert rows(db, last) == truth
     assert ask(db, "SELECT count(*) FROM ledger.transactions WHERE origin = 2") == [(len(hidden),)]

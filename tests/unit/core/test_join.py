@@ -143,6 +143,17 @@ def test_an_empty_ledger_has_nothing_to_join() -> None:
     assert isinstance(outcome, Done)
 
 
+def test_a_program_without_rows_costs_the_ledger_one_question() -> None:
+    """Rows are found by slot: in a busy ledger the question for a quiet program's last row reads many."""
+    it, ledger = sealer(), Ledger(down_for=None)
+    node = Node(chain(0, 20, s5=[]), 20)
+    drive(it.tick(), node, ledger)
+    ledger.down_for = ReadLastListed
+    node.blocks.update(chain(21, 22))
+    node.tip = 22
+    assert drive(it.tick(), node, ledger) == Done(Slot(22))
+
+
 def test_each_program_joins_by_itself() -> None:
     it = sealer({A: 9, B: 9})
     ledger = Ledger(held=[(A, LAST), (B, held_row(2, 7, "other"))])
