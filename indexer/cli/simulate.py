@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import sys
@@ -62,6 +63,7 @@ def play(args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
 
     from indexer.simulation.run import Divergence, Simulation
     from indexer.simulation.shrink import shrink
+    from indexer.startup import GC_OBJECTS
 
     only = None if args.only is None else read_only(args.only)
     totals: Counter[str] = Counter()
@@ -71,6 +73,9 @@ def play(args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     least = [sys.maxsize, sys.maxsize]
     tell = (lambda line: print(line, file=sys.stderr)) if args.transcript else None
     started, busy = time.monotonic(), time.process_time()
+    # Nothing of a history is in a cycle, and looking for some is a tenth of the time.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(GC_OBJECTS, 20, 20)
     with Progress(disable=not sys.stderr.isatty() or args.transcript, transient=True) as progress:
         for seed in progress.track(range(args.seed, args.seed + args.runs), description="histories"):
             try:
@@ -83,6 +88,7 @@ def play(args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
             strikes += history.strikes
             least = [min(least[0], history.slots), min(least[1], history.transactions)]
             totals.update({name: value for name, value in asdict(history).items() if isinstance(value, int)})
+    gc.set_threshold(*thresholds)
     seconds, cpu = time.monotonic() - started, time.process_time() - busy
     del totals["seed"]
     return {

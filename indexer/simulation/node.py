@@ -227,22 +227,24 @@ class ModelNode:
         return not cut and not self.hidden and not dice.on("hidden") and not dice.on("incomplete_list")
 
     def _shown(self, entries: list[Listed], end: int, upper: Slot) -> Iterator[Listed]:
-        dice, first = self._dice, self.chain.first_available
+        dice, chain, hidden = self._dice, self.chain, self.hidden
+        first = max(chain.first_available, chain.indexed_from)
+        hiding, whole = dice.on("hidden"), not dice.on("incomplete_list")
+        judged, barrier, hole = self._judged_hidden, self._barrier, chain.hole
         for at in range(end - 1, -1, -1):
             entry = entries[at]
-            if entry.slot < first or entry.slot < self.chain.indexed_from:
+            slot, signature = entry.slot, entry.signature
+            if slot < first:
                 return
-            if self.chain.lacks(entry.slot):
+            if signature in hidden or (hole is not None and hole[0] <= slot <= hole[1]):
                 continue
-            if entry.signature in self.hidden:
-                continue
-            if entry.signature not in self._judged_hidden and dice.on("hidden"):
-                self._judged_hidden.add(entry.signature)
+            if hiding and signature not in judged:
+                judged.add(signature)
                 if dice.strike("hidden"):
-                    self.hidden.add(entry.signature)
+                    hidden.add(signature)
                     continue
             # Without a served block at or above the slot its index writes may be under way still.
-            if entry.slot > self._barrier and dice.strike("incomplete_list"):
+            if not whole and slot > barrier and dice.strike("incomplete_list"):
                 continue
             yield entry
 

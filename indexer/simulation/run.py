@@ -142,7 +142,7 @@ class Simulation:
     ) -> None:
         self.history = History(seed)
         self.dice = Dice(seed, drawn(seed) if faults is None else faults, only)
-        self.chain = ModelChain(seed, self.dice, (*PROGRAMS, ADDED))
+        self.chain = ModelChain(seed, self.dice, (*PROGRAMS, ADDED) if self.dice.on("added") else PROGRAMS)
         self.node = ModelNode(self.chain, self.dice)
         self.second = SecondNode(self.chain, self.dice)
         self.socket = ModelSocket(self.chain, self.dice)
