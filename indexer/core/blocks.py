@@ -113,9 +113,11 @@ def read_down(
         block = yield from whole(slot, commitment, attempts)
         if not isinstance(block, Block):
             return block
-        if block.slot != slot or block.parent_slot >= slot:
+        if block.slot != slot or block.parent_slot >= slot > 0:
             return Unproven(f"the block that was served for slot {slot} does not fit there")
         found.append(block)
+        if slot == 0:
+            break  # the genesis is its own parent
         slot = block.parent_slot
     return found[::-1]
 

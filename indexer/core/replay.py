@@ -175,7 +175,7 @@ class Replay:
         found: list[Block] = []
         before = low
         for block in read:
-            if block.parent_slot > before:
+            if block.parent_slot > before and block.slot > 0:
                 left_out = yield from blocks.read_down(block.parent_slot, before, "finalized", ATTEMPTS)
                 if not isinstance(left_out, list):
                     return left_out

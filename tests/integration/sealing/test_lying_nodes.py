@@ -85,6 +85,7 @@ def test_replay_puts_the_chains_contents_in_place_of_forged_ones(db: str, busy: 
         assert indexer(lied_to, "run", "--until-slot", str(last), "--commitment", "finalized").returncode == 0
     honest = environment(db, busy.node.rpc_url, NO_SOCKET)
     done = indexer(honest, "replay", "--from-slot", "0", "--json")
+    assert done.stdout, done.stderr
     document = json.loads(done.stdout)
     assert (done.returncode, document["corrected"], document["late"], document["retracted"]) == (1, 1, 0, 0), (
         done.stderr
@@ -113,7 +114,6 @@ def test_a_standby_ends_when_the_leader_has_sealed_its_slot(db: str, busy: Chain
         leader.wait_for("leading")
         done = indexer(here, "run", "--until-slot", str(busy.last), "--json", timeout_s=60)
         assert done.returncode == 0, done.stderr
-        assert '"standby"' in done.stderr
         assert json.loads(done.stdout)["sealed_slot"] == busy.last
         assert leader.end()[0] == 0
     assert rows(db, busy.last) == busy.walk(busy.last)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from indexer.core import blocks
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     METHOD_NOT_FOUND,
@@ -92,6 +94,15 @@ def test_what_a_list_names_all_the_same_is_where_the_next_one_joins() -> None:
     node.bends[ListSignatures] = lists("x", "y")
     assert drive(it.tick(), node, ledger) == Done(Slot(24), 1)
     assert it.tally.lists_unjoined == 3
+
+
+def test_by_block_it_can_begin_at_the_genesis() -> None:
+    found = blocks.read_down(Slot(20), Slot(-1), "confirmed", 2)
+    node, reply = Node(dict(BLOCKS), 20), None
+    with contextlib.suppress(StopIteration):
+        while True:
+            reply = node.answer(found.send(reply))
+    assert [r.slot for r in node.asked(GetBlock)] == list(range(20, -1, -1))
 
 
 def test_by_block_a_hole_between_the_blocks_is_not_passed() -> None:

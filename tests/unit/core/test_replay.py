@@ -173,6 +173,14 @@ def test_a_block_that_the_list_of_blocks_leaves_out_is_read_all_the_same() -> No
     assert run(node, ledger_of())[1].tally.late == 1
 
 
+def test_it_begins_at_the_genesis_whose_block_is_its_own_parent() -> None:
+    node, ledger = node_of(s12=[X]), ledger_of(X)
+    node.blocks[5] = []
+    outcome, it = run(node, ledger, programs={A: S(-1)})
+    assert isinstance(outcome, Done)
+    assert it.tally.equal
+
+
 def test_skipped_slots_are_passed() -> None:
     blocks = {slot: found for slot, found in chain(0, 30, s12=[X]).items() if slot not in (13, 14, 19, 20)}
     outcome, it = run(Node(blocks, 30, finalized=30), ledger_of(X))
