@@ -31,6 +31,8 @@ from indexer.core.protocol import (
 SKIPPED_TOGETHER_MAX = 64
 # So many slots without a block are looked at twice: a node that restarted from a snapshot lacks hundreds.
 HOLE_SLOTS_MIN = 32
+# Slots of one getBlocks where many are asked: a megabyte of reply.
+LISTED_TOGETHER_MAX = 100_000
 ATTEMPTS = 6
 Fate = Literal["there", "gone", "pruned"]
 
@@ -79,8 +81,8 @@ def without_hole(
     from before and after, and names an old block as its first; what lies in between looks as if nothing had happened. A long stretch without blocks
     is believed when the block behind it names a parent before it. `stretch`: from so many slots without one on it is doubted."""
     before = sealed
-    for start in range(sealed + 1, served + 1, BLOCKS_RANGE_MAX):
-        end = Slot(min(start + BLOCKS_RANGE_MAX - 1, served))
+    for start in range(sealed + 1, served + 1, LISTED_TOGETHER_MAX):
+        end = Slot(min(start + LISTED_TOGETHER_MAX - 1, served))
         reply = yield GetBlocks(Slot(start), end, commitment)
         if isinstance(reply, Failure):
             if reply.code == METHOD_NOT_FOUND:

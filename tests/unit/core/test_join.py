@@ -230,6 +230,19 @@ def test_near_the_tip_no_blocks_are_listed() -> None:
     assert not node.asked(GetBlocks)
 
 
+def test_a_long_way_back_is_listed_once_and_not_in_each_round_that_fails() -> None:
+    node = Node(chain(0, 200), 200, bends={ListSignatures: lambda r, n: Failure("time-out")})
+    it, ledger = sealer(), Ledger()
+    for _ in range(3):
+        drive(it.tick(), node, ledger)
+    del node.bends[ListSignatures]
+    ledger.refusals = [Failure("no"), Failure("no")]
+    for _ in range(3):
+        drive(it.tick(), node, ledger)
+    assert it.sealed == 200
+    assert len(node.asked(GetBlocks)) == 1
+
+
 def test_a_proxy_without_getblocks_does_not_hold_the_seal() -> None:
     node = Node(chain(0, 200), 200, bends={GetBlocks: lambda r, n: Failure("no such method", METHOD_NOT_FOUND)})
     assert isinstance(tick(node)[0], Done)
