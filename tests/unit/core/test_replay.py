@@ -128,6 +128,14 @@ def test_what_a_reply_does_not_tell_is_no_difference(told: RawTransaction) -> No
     assert not any(c.late or c.foreign for c in ledger.corrections)
 
 
+@pytest.mark.parametrize("told", [X.raw.logs, ("Program data: Zm9yZ2Vk",)], ids=["true", "forged"])
+def test_rows_of_a_trusted_socket_are_held_to_their_logs(told: tuple[str, ...]) -> None:
+    ledger = ledger_of(replace(X, raw=replace(X.raw, wire=b"", inner=None, logs=told)))
+    address, row = ledger.held[0]
+    ledger.held[0] = (address, replace(row, unfetched_logs=told))
+    assert run(node_of(s12=[X]), ledger)[1].tally.equal is (told == X.raw.logs)
+
+
 def test_a_missing_stack_height_is_no_difference() -> None:
     mine = content(12, 0, "x", inner=(InnerInstruction(0, 0, 1, b"", b"e", 2),))
     told = content(12, 0, "x", inner=(InnerInstruction(0, 0, 1, b"", b"e", None),))
