@@ -121,7 +121,7 @@ class NotificationBuffer:
         self,
         last: Slot,
         stored: Mapping[str, tuple[Slot, str | None, tuple[str, ...] | None]],
-        looked_at: Callable[[Slot], bool] = lambda slot: True,
+        looked_at: Callable[[Slot, str], bool] = lambda slot, signature: True,
     ) -> list[Forgery]:
         """Settle all notifications up to `last` against what is stored there (signature → slot, err, logs) and forget them.
 
@@ -131,11 +131,10 @@ class NotificationBuffer:
         """
         forgeries: list[Forgery] = []
         for slot in [slot for slot in self._by_slot if slot <= last]:
-            read = looked_at(slot)
             for signature, notes in self._by_slot.pop(slot).items():
                 self._size -= len(notes)
                 truth = stored.get(signature)
-                if truth is None and not read:
+                if truth is None and not looked_at(slot, signature):
                     self.tally.late += len(notes)
                     self._late.append((slot, signature))
                     continue

@@ -554,9 +554,13 @@ class Sealer:
         for slot in [slot for slot in self._blocks if slot <= upper]:
             del self._blocks[slot]
 
-    def _looked_at(self, slot: Slot) -> bool:
-        """Whether this round knows every signature of the slot."""
-        return slot in self._blocks or slot in self._empty
+    def _looked_at(self, slot: Slot, signature: str) -> bool:
+        """Whether this round knows that the slot holds no such transaction of the programs. A block that was read for its signatures, before the
+        notification came, and holds this one shows the contrary."""
+        block = self._blocks.get(slot)
+        if block is None:
+            return slot in self._empty
+        return block.contents is not None or signature not in (block.signatures or ())
 
     def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""

@@ -284,7 +284,7 @@ class OneBlockIsEnough(Sealer):
 class LateMeansPhantom(Sealer):
     """A notification that comes after the seal is a phantom; nobody looks."""
 
-    def _looked_at(self, slot: Slot) -> bool:
+    def _looked_at(self, slot: Slot, signature: str) -> bool:
         return True
 
 

@@ -16,6 +16,7 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
+    GetTransactions,
     Halted,
     ListSignatures,
     Slot,
@@ -170,6 +171,25 @@ def test_a_phantom_whose_slot_was_looked_at_is_no_hint() -> None:
     drive(it.tick(), Node(chain(0, 20), 20), ledger)
     assert it.notifications.tally.phantoms == 1
     assert len(it.hints) == 0
+
+
+def test_a_notification_that_comes_while_the_round_goes_on_is_no_phantom_where_the_block_holds_it() -> None:
+    """The block of the slot was read for another signature, before this one was named."""
+    blocks = chain(0, 20, s12=[content(12, 0, "x"), content(12, 1, "hidden")])
+    it, ledger = sealer(), Ledger()
+
+    def late(request: GetTransactions, node: Node) -> Any:
+        it.notifications.observe(note(12, "hidden"))
+        return NotImplemented
+
+    node = Node(blocks, 20, bends={ListSignatures: hiding("hidden"), GetTransactions: late})
+    it.notifications.observe(note(12, "phantom"))
+    drive(it.tick(), node, ledger)
+    assert ledger.signatures == ["x"]
+    hint = it.hints.take(0.0)
+    assert hint is not None
+    assert hint.signatures == {"hidden"}
+    assert it.notifications.tally.phantoms == 1
 
 
 # ---- what comes of them ----
