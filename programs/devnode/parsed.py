@@ -1,6 +1,6 @@
 """The jsonParsed form of instructions and accounts, for the programs that most clients look at.
 
-System, memo, token and lookup table instructions are parsed; the rest is shown as the real node shows a program that it has no parser for.
+Instructions of native programs (`natives`), memos and tokens are parsed; others are shown as the real node shows a program that it has no parser for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 
 from programs.base58 import encode as base58_encode
+from programs.devnode.natives import native_instruction, native_name
 from programs.devnode.tokens import (
     MINT_BYTES,
     TOKEN_2022_PROGRAM,
@@ -27,10 +28,8 @@ _MEMOS = {
     "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr": "spl-memo",
     "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo": "spl-memo",
 }
-_SYSTEM = str(Pubkey.default())
 _TOKENS = {str(TOKEN_PROGRAM): "spl-token", str(TOKEN_2022_PROGRAM): "spl-token-2022"}
 _ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
-_LOOKUP_TABLES = "AddressLookupTab1e1111111111111111111111111"
 _LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
 _SYSVARS = Pubkey.from_string("Sysvar1111111111111111111111111111111111111")
 # Heads of accounts of the upgradeable loader: a program's, and that of its data.
@@ -61,43 +60,7 @@ def _optional_address(data: bytes, offset: int) -> str | None:
     return _address(data, offset + 1) if data[offset] else None
 
 
-def _seed(data: bytes, offset: int) -> tuple[str, int]:
-    """A string with its length before it, and where it ends."""
-    end = offset + 8 + _u64(data, offset)
-    return data[offset + 8 : end].decode(), end
-
-
 # --- instructions ----------------------------------------------------------------------------------------------------
-
-
-def _system(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = _number(data, 0, 4)
-    if kind in (0, 13):
-        info: Info = {"newAccount": accounts[0 if kind else 1], "owner": _address(data, 20), "space": _u64(data, 12)}
-        lamports = _u64(data, 4)
-        if kind == 0 or lamports:
-            info |= {"lamports": lamports, "source": accounts[1 if kind else 0]}
-        return {"info": info, "type": "createAccountAllowPrefund" if kind else "createAccount"}
-    if kind == 1:
-        return {"info": {"account": accounts[0], "owner": _address(data, 4)}, "type": "assign"}
-    if kind == 2:
-        info = {"destination": accounts[1], "lamports": _u64(data, 4), "source": accounts[0]}
-        return {"info": info, "type": "transfer"}
-    if kind == 3:
-        seed, end = _seed(data, 36)
-        info = {
-            "base": _address(data, 4),
-            "lamports": _u64(data, end),
-            "newAccount": accounts[1],
-            "owner": _address(data, end + 16),
-            "seed": seed,
-            "source": accounts[0],
-            "space": _u64(data, end + 8),
-        }
-        return {"info": info, "type": "createAccountWithSeed"}
-    if kind == 8:
-        return {"info": {"account": accounts[0], "space": _u64(data, 4)}, "type": "allocate"}
-    raise ValueError("no parser")
 
 
 def _signers(info: Info, name: str, rest: Sequence[str]) -> Info:
@@ -196,31 +159,8 @@ def _associated(data: bytes, accounts: Sequence[str]) -> Info:
     return {"info": info, "type": "createIdempotent" if kind else "create"}
 
 
-def _lookup_table(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = _number(data, 0, 4)
-    info: Info = {"lookupTableAccount": accounts[0], "lookupTableAuthority": accounts[1]}
-    if kind == 0:
-        info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
-        info |= {"recentSlot": _u64(data, 4), "bumpSeed": data[12]}
-        return {"info": info, "type": "createLookupTable"}
-    if kind == 1:
-        return {"info": info, "type": "freezeLookupTable"}
-    if kind == 2:
-        info["newAddresses"] = [_address(data, 12 + 32 * place) for place in range(_u64(data, 4))]
-        if len(accounts) >= 4:
-            info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
-        return {"info": info, "type": "extendLookupTable"}
-    if kind == 3:
-        return {"info": info, "type": "deactivateLookupTable"}
-    if kind == 4:
-        return {"info": {**info, "recipient": accounts[2]}, "type": "closeLookupTable"}
-    raise ValueError("no parser")
-
-
 _PARSERS: dict[str, tuple[str, Callable[[bytes, Sequence[str]], Info]]] = {
-    _SYSTEM: ("system", _system),
     _ASSOCIATED: ("spl-associated-token-account", _associated),
-    _LOOKUP_TABLES: ("address-lookup-table", _lookup_table),
     **{address: (name, _token) for address, name in _TOKENS.items()},
 }
 
@@ -231,6 +171,12 @@ def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, heigh
         try:
             return {"parsed": data.decode(), "program": _MEMOS[program], "programId": program, "stackHeight": height}
         except UnicodeDecodeError:
+            pass
+    elif (native := native_name(program)) is not None:
+        try:
+            parsed = native_instruction(program, data, accounts)
+            return {"parsed": parsed, "program": native, "programId": program, "stackHeight": height}
+        except ValueError:
             pass
     elif program in _PARSERS:
         name, parser = _PARSERS[program]

@@ -538,7 +538,8 @@ def _filter(name: str, spec: Any) -> Predicate:
     if name == "dataSize":
         return lambda account: len(account.data) == spec
     offset, wanted = spec["offset"], _memcmp_bytes(spec)
-    return lambda account: bytes(account.data[offset : offset + len(wanted)]) == wanted
+    # Nothing is everywhere in an account, up to its end, and nowhere behind it.
+    return lambda account: offset <= len(account.data) and bytes(account.data[offset : offset + len(wanted)]) == wanted
 
 
 def _memcmp_bytes(spec: dict[str, Any]) -> bytes:
@@ -822,7 +823,8 @@ def getBlock(ctx: Context, slot: int, config: Options | None) -> Any:
         b'"blockHeight":%d,"blockTime":%d,"blockhash":"%s","parentSlot":%d,"previousBlockhash":"%s"'
         % (bank.height, bank.unix_s, bank.blockhash.encode(), bank.parent, bank.previous_blockhash.encode())
     ]
-    if options.get("rewards", True) is not False:
+    has_rewards = options.get("rewards", True) is not False
+    if has_rewards:
         parts.append(b'"rewards":%s' % _to_json(_rewards(ctx.chain, bank)))
     if details == "signatures":
         parts.append(b'"signatures":%s' % _to_json([row.signature for row in rows]))
@@ -832,7 +834,11 @@ def getBlock(ctx: Context, slot: int, config: Options | None) -> Any:
         encoding = options.get("encoding") or "json"
         full = [
             b'{"meta":%s,"transaction":%s%s}'
-            % (_meta_json(ctx, row, encoding, b"null"), _body_json(row, encoding), _version_json(row, version_max))
+            % (
+                _meta_json(ctx, row, encoding, b"[]" if has_rewards else b"null"),
+                _body_json(row, encoding),
+                _version_json(row, version_max),
+            )
             for row in rows
         ]
         parts.append(b'"transactions":[%s]' % b",".join(full))
@@ -1126,7 +1132,7 @@ def simulateTransaction(ctx: Context, encoded: str, config: Options | None) -> d
         "postTokenBalances": token_balances(keys, after, mint),
         "replacementBlockhash": replacement,
     }
-    if options.get("innerInstructions"):
+    if options.get("innerInstructions") and outcome.ran:
         names = [str(key) for key in keys]
         more["innerInstructions"] = [
             {
@@ -1137,7 +1143,7 @@ def simulateTransaction(ctx: Context, encoded: str, config: Options | None) -> d
             if group
         ]
     if options.get("accounts") is not None:
-        more["accounts"] = _wanted_accounts(ctx, options["accounts"], after, slot)
+        more["accounts"] = _wanted_accounts(ctx, options["accounts"], after, slot, failed=outcome.err is not None)
     return ctx.with_context(slot, _simulation(outcome, fee, **more))
 
 
@@ -1166,13 +1172,14 @@ def _check_wanted(spec: Options | None, transaction: VersionedTransaction) -> No
 
 
 def _wanted_accounts(
-    ctx: Context, spec: Options, post: Mapping[Pubkey, Account | None], slot: int
+    ctx: Context, spec: Options, post: Mapping[Pubkey, Account | None], slot: int, *, failed: bool
 ) -> list[dict[str, Any] | None]:
     encoding = spec.get("encoding") or "base64"
     rows: list[dict[str, Any] | None] = []
     for text_of_address in spec["addresses"]:
         address = address_of(text_of_address)
-        account = post[address] if address in post else ctx.chain.account(address, slot)
+        # Of a run that failed nothing is shown.
+        account = None if failed else post[address] if address in post else ctx.chain.account(address, slot)
         is_there = account is not None and account.lamports > 0
         rows.append(
             account_object(account, encoding, None, lambda mint: ctx.chain.account(mint, slot))
@@ -1241,6 +1248,9 @@ def getHighestSnapshotSlot(ctx: Context) -> None:
 def getSlotLeaders(ctx: Context, first: int, limit: int) -> list[str]:
     if limit > _LEADERS_MAX:
         raise invalid_params(f"Invalid limit; max {_LEADERS_MAX}")
+    epoch = first // SLOTS_PER_EPOCH
+    if epoch > ctx.slot(Commitment.FINALIZED) // SLOTS_PER_EPOCH + 1:
+        raise invalid_params(f"Invalid slot range: leader schedule for epoch {epoch} is unavailable")
     return [str(ctx.chain.identity.pubkey())] * limit
 
 

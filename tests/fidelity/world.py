@@ -36,6 +36,7 @@ from programs.base58 import encode as base58_encode
 from programs.community_voting import instructions as voting
 from programs.community_voting.instructions import PROGRAM, QuestionParams, Settings
 from tests.fidelity.nodes import Node
+from tests.fidelity.zoo import ZOO
 
 SOL = 10**9
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
@@ -98,6 +99,8 @@ class World:
     speaker = keypair("speaker")
     # Who pays for transactions of version 0, which land when they will.
     versioned = keypair("versioned")
+    # Who pays for what never runs.
+    keeper = keypair("keeper")
     friend = keypair("friend")
     poor = keypair("poor")
     nobody = keypair("nobody").pubkey()
@@ -175,6 +178,7 @@ class World:
             "dreamer": (self.dreamer, 9),
             "speaker": (self.speaker, 9),
             "versioned": (self.versioned, 9),
+            "keeper": (self.keeper, 9),
         }
         asked = {
             name: call("requestAirdrop", str(wallet.pubkey()), sols * SOL) for name, (wallet, sols) in wallets.items()
@@ -193,8 +197,9 @@ class World:
         self._tokens()
         self._voting()
         self._lookup_table()
+        self._zoo()
         self.remember("version 0", str(version_0.signatures[0]), bytes(version_0))
-        for name in ("looked up", "version 0"):
+        for name in ("looked up", "version 0", list(ZOO)[-1]):
             self.landed(self.signatures[name], "finalized")
         return self
 
@@ -304,6 +309,15 @@ class World:
             "looked up",
             self._version_0([send(self.versioned.pubkey(), self.friend.pubkey(), 5), memo("looked up")], ready),
         )
+
+    def _zoo(self) -> None:
+        """All of them sent before the first is waited for."""
+        fails = send(self.keeper.pubkey(), self.nobody, 1_000_000 * SOL)
+        made = {name: self.sign(fails, *instructions, payer=self.keeper) for name, instructions in ZOO.items()}
+        for transaction in made.values():
+            self.post(transaction)
+        for name, transaction in made.items():
+            self.remember(name, str(transaction.signatures[0]), bytes(transaction))
 
     # --- asking about it -------------------------------------------------------------------------------------------
 
