@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from solders.account import Account
+from solders.pubkey import Pubkey
 
 from programs.devnode import snapshot
 from programs.devnode.chain import Chain
@@ -20,9 +21,10 @@ from programs.devnode.errors import RpcError, invalid_params
 from programs.devnode.faults import HTTP_KINDS, FaultEngine
 from programs.devnode.http import HttpConnection
 from programs.devnode.ledger import Bank
+from programs.devnode.method import Context, Handler, address_of, need, options_at, text_at
 from programs.devnode.params import unsigned
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import Context, Handler, RpcService, address_of, need, options_at, text_at
+from programs.devnode.rpc import RpcService
 from programs.devnode.sockets import SocketEdge
 from programs.errors import UserError
 
@@ -234,6 +236,28 @@ class DevNode:
         self._publish()
         return dead
 
+    async def airdrop(self, address: Pubkey | str, lamports: int) -> str:
+        """Give lamports to an address from the faucet, and finish the slot; the signature. UserError when it is no address."""
+        try:
+            target = Pubkey.from_string(address) if isinstance(address, str) else address
+        except ValueError:
+            raise UserError(f"airdrop: {address!r} is not an address (32 bytes in base58)") from None
+        signature = self.chain.airdrop(target, lamports)
+        await self.advance()
+        return signature
+
+    def restore(self, path: Path) -> int:
+        """Go back to a snapshot, as if the node had been started with it: clients are cut, faults stay as they are set. The newest slot."""
+        saved = snapshot.read(path)
+        self._finish_confirm()
+        self.faults.restore(saved.faults)
+        chain = Chain(self.config, self._unix_s(0), saved)
+        chain.happenings.clear()
+        self.chain = self.rpc.chain = self.witness.chain = chain
+        self.pubsub.go_on_with(chain)
+        self.sockets.drop_all()
+        return chain.tip.slot
+
     def save(self, path: Path) -> int:
         """Write the whole chain to a file, which `DevNodeConfig.restore` takes; its size in bytes. UserError when it cannot be written."""
         self._finish_confirm()
@@ -254,6 +278,7 @@ class DevNode:
             "devnode_setAccount": self._control_set_account,
             "devnode_dropSockets": self._control_drop_sockets,
             "devnode_saveSnapshot": self._control_save,
+            "devnode_restoreSnapshot": self._control_restore,
         }
         self.rpc.extra.update(shared)
         self.witness.extra.update(shared)
@@ -272,6 +297,15 @@ class DevNode:
         except UserError as error:
             raise RpcError(-32603, str(error)) from None
         return {"slot": self.chain.tip.slot, "bytes": size}
+
+    def _control_restore(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        path = self.config.snapshot or self.config.restore
+        if path is None:
+            raise invalid_params("no snapshot to go back to: start the node with --snapshot FILE or --restore FILE")
+        try:
+            return {"slot": self.restore(path)}
+        except UserError as error:
+            raise RpcError(-32603, str(error)) from None
 
     def _control_advance(self, ctx: Context, params: list[Any]) -> int:
         slots = unsigned(params[0]) if params else 1

@@ -218,6 +218,8 @@ _PARSED = [Call("options", "getTransaction", [f"$sig {name}", {"encoding": "json
 _LEFT_OUT = {
     *(call.name for call in corpus.CALLS),
     'simulateTransaction ["$tx memo", null]',
+    'sendTransaction ["$bad expired", null]',
+    'sendTransaction ["$bad expired", {"encoding": null, "preflightCommitment": "confirmed"}]',
     'simulateTransaction ["$tx memo", {"encoding": null, "commitment": "confirmed", "replaceRecentBlockhash": true}]',
 }
 

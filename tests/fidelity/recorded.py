@@ -64,8 +64,8 @@ def ask(world: World, call: Call) -> Any:
     if call.method in SHAPE_ONLY and "result" in reply:
         return {"shape": shape(reply["result"])}
     if "$sig zoo" in call.name:
-        # What they show of it matters here; none of it ran, and nothing in it is another every time.
-        return reply["result"]["transaction"]["message"]["instructions"]
+        # What is shown of those behind the first matters here; none of them ran, and nothing in them is another every time.
+        return reply["result"]["transaction"]["message"]["instructions"][1:]
     shown = world.normal(reply)
     if "$sig version 0" in call.name and "slot" in (shown.get("result") or {}):
         # It lands when it will, in a slot of its own or in another's.

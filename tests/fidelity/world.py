@@ -312,7 +312,7 @@ class World:
 
     def _zoo(self) -> None:
         """All of them sent before the first is waited for."""
-        fails = send(self.keeper.pubkey(), self.nobody, 1_000_000 * SOL)
+        fails = send(self.keeper.pubkey(), self.keeper.pubkey(), 1_000_000 * SOL)
         made = {name: self.sign(fails, *instructions, payer=self.keeper) for name, instructions in ZOO.items()}
         for transaction in made.values():
             self.post(transaction)

@@ -18,7 +18,8 @@ from programs.devnode.chain import Chain
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.faults import FaultEngine
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import STATUS_CACHE_SLOTS, RpcService
+from programs.devnode.rpc import RpcService
+from programs.devnode.rpc_ledger import STATUS_CACHE_SLOTS
 
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
 SOL = 10**9
