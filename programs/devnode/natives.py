@@ -232,9 +232,9 @@ def _vote_with_seed(data: Data) -> Info:
 
 
 def _vote_init(data: Data) -> Info:
-    node = data.key()
+    # The node is shown as the account that it is, not as the data name it.
+    data.key()
     return {
-        "node": node,
         "authorizedVoter": data.key(),
         "authorizedWithdrawer": data.key(),
         "commission": data.u8(),

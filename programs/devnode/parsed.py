@@ -37,7 +37,7 @@ _PROGRAM_BYTES = 36
 _PROGRAM_DATA_HEAD_BYTES = 45
 _RENT_BYTES = 17
 _CLOCK_BYTES = 40
-_AUTHORITY_TYPES = ("mintTokens", "freezeAccount", "accountOwner", "closeAccount")
+_AUTHORITY_TYPES = ("mintTokens", "freezeAccount", "accountOwner", "closeAccount", "transferFeeConfig")
 _IMMUTABLE_OWNER = 7
 Info = dict[str, Any]
 
@@ -53,7 +53,11 @@ def _u64(data: bytes, offset: int) -> int:
 
 
 def _address(data: bytes, offset: int) -> str:
-    return str(Pubkey.from_bytes(data[offset : offset + 32]))
+    raw = data[offset : offset + 32]
+    if len(raw) != 32:
+        # Checked here: what solders does about it is no exception that an `except Exception` would see.
+        raise ValueError("short instruction")
+    return str(Pubkey.from_bytes(raw))
 
 
 def _optional_address(data: bytes, offset: int) -> str | None:
@@ -88,7 +92,7 @@ def _mint(data: bytes, accounts: Sequence[str]) -> Info:
 
 def _set_authority(data: bytes, accounts: Sequence[str]) -> Info:
     kind = _AUTHORITY_TYPES[data[1]]
-    owned = "mint" if data[1] < 2 else "account"
+    owned = "account" if data[1] in (2, 3) else "mint"
     info = {owned: accounts[0], "authorityType": kind, "newAuthority": _optional_address(data, 2)}
     return _signers(info, "authority", accounts[1:])
 
@@ -105,10 +109,23 @@ def _pick(*names: str) -> Callable[[bytes, Sequence[str]], Info]:
     return lambda data, accounts: {name: accounts[place] for place, name in enumerate(names) if name}
 
 
+def _multisig(*names: str) -> Callable[[bytes, Sequence[str]], Info]:
+    """A new multisig: the accounts after the named ones are its signers, of whom `m` must sign."""
+
+    def read(data: bytes, accounts: Sequence[str]) -> Info:
+        if len(accounts) <= len(names):
+            raise ValueError("no signers")
+        named = {name: accounts[place] for place, name in enumerate(names)}
+        return {**named, "m": data[1], "signers": list(accounts[len(names) :])}
+
+    return read
+
+
 _TokenParser = Callable[[bytes, Sequence[str]], Info]
 _TOKEN_INSTRUCTIONS: dict[int, tuple[str, _TokenParser]] = {
     0: ("initializeMint", lambda d, a: {**_mint(d, a), "rentSysvar": a[1]}),
     1: ("initializeAccount", _pick("account", "mint", "owner", "rentSysvar")),
+    2: ("initializeMultisig", _multisig("multisig", "rentSysvar")),
     3: ("transfer", lambda d, a: _signers({"source": a[0], "destination": a[1], **_amount(d, 1)}, "authority", a[2:])),
     4: ("approve", lambda d, a: _signers({"source": a[0], "delegate": a[1], **_amount(d, 1)}, "owner", a[2:])),
     5: ("revoke", lambda d, a: _signers({"source": a[0]}, "owner", a[1:])),
@@ -137,9 +154,16 @@ _TOKEN_INSTRUCTIONS: dict[int, tuple[str, _TokenParser]] = {
     ),
     17: ("syncNative", _pick("account")),
     18: ("initializeAccount3", lambda d, a: {"account": a[0], "mint": a[1], "owner": _address(d, 1)}),
+    19: ("initializeMultisig2", _multisig("multisig")),
     20: ("initializeMint2", _mint),
     21: ("getAccountDataSize", _data_size),
     22: ("initializeImmutableOwner", _pick("account")),
+    23: ("amountToUiAmount", lambda d, a: {"mint": a[0], **_amount(d, 1)}),
+    24: ("uiAmountToAmount", lambda d, a: {"mint": a[0], "uiAmount": d[1:].decode()}),
+    38: (
+        "withdrawExcessLamports",
+        lambda d, a: _signers({"source": a[0], "destination": a[1]}, "authority", a[2:]),
+    ),
 }
 
 
@@ -150,13 +174,19 @@ def _token(data: bytes, accounts: Sequence[str]) -> Info:
     return {"info": parser(data, accounts), "type": name}
 
 
+_ASSOCIATED_ACCOUNTS = ("source", "account", "wallet", "mint", "systemProgram", "tokenProgram")
+_NESTED_ACCOUNTS = ("nestedSource", "nestedMint", "destination", "nestedOwner", "ownerMint", "wallet", "tokenProgram")
+_ASSOCIATED_INSTRUCTIONS = {
+    b"": ("create", _ASSOCIATED_ACCOUNTS),
+    b"\0": ("create", _ASSOCIATED_ACCOUNTS),
+    b"\1": ("createIdempotent", _ASSOCIATED_ACCOUNTS),
+    b"\2": ("recoverNested", _NESTED_ACCOUNTS),
+}
+
+
 def _associated(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = data[0] if data else 0
-    if kind > 1:
-        raise ValueError("no parser")
-    names = ("source", "account", "wallet", "mint", "systemProgram", "tokenProgram")
-    info = {name: accounts[place] for place, name in enumerate(names)}
-    return {"info": info, "type": "createIdempotent" if kind else "create"}
+    name, places = _ASSOCIATED_INSTRUCTIONS[data]
+    return {"info": {place: accounts[index] for index, place in enumerate(places)}, "type": name}
 
 
 _PARSERS: dict[str, tuple[str, Callable[[bytes, Sequence[str]], Info]]] = {

@@ -96,7 +96,16 @@ def test_without_a_snapshot_there_is_none_to_go_back_to(node: RunningNode) -> No
 
 
 def test_the_banner_says_where_and_how_and_ctrl_c_ends_it_cleanly() -> None:
-    options = ["--airdrop", f"{WALLET}=2.5", "--fault", "garbage=0", "--fault", "lost-notifications=0.5", "--witness-port", "0"]
+    options = [
+        "--airdrop",
+        f"{WALLET}=2.5",
+        "--fault",
+        "garbage=0",
+        "--fault",
+        "lost-notifications=0.5",
+        "--witness-port",
+        "0",
+    ]
     with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
