@@ -49,7 +49,8 @@ def save(group: str, version: str, replies: dict[str, Any]) -> None:
 def ask(world: World, call: Call) -> Any:
     """The normalised reply of a node to one call of the corpus, without its frame."""
     body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": call.method}
-    world.spender = world.sender if call.method == "sendTransaction" else world.dreamer
+    idle = world.ponderer if call.group == "options" else world.dreamer
+    world.spender = world.sender if call.method == "sendTransaction" else idle
     if call.method == "getRecentPrioritizationFees":
         # It speaks of the newest blocks: let one of them hold something.
         world.spender = world.sender

@@ -99,6 +99,8 @@ class World:
     speaker = keypair("speaker")
     # Who pays for transactions of version 0, which land when they will.
     versioned = keypair("versioned")
+    # Who would pay for what the options are tried on: nothing of it ever lands, so this balance stays.
+    ponderer = keypair("ponderer")
     # Who pays for what never runs.
     keeper = keypair("keeper")
     friend = keypair("friend")
@@ -179,6 +181,7 @@ class World:
             "speaker": (self.speaker, 9),
             "versioned": (self.versioned, 9),
             "keeper": (self.keeper, 9),
+            "ponderer": (self.ponderer, 9),
         }
         asked = {
             name: call("requestAirdrop", str(wallet.pubkey()), sols * SOL) for name, (wallet, sols) in wallets.items()
