@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-_EXAMPLE = """example:
-  indexer devnode --program Voting1111… =programs/community_voting/community_voting.so --fault lost-notifications=0.1
-  indexer devnode --rpc-port 0 --ws-port 0 --json     # free ports, printed as one JSON line when ready
+if TYPE_CHECKING:
+    from solders.pubkey import Pubkey
+
+    from programs.devnode import DevNode
+
+_EXAMPLE = """examples:
+  indexer devnode                                               # ports 8899 and 8900, a slot every 400 ms
+  indexer devnode --program ADDRESS=build/program.so --airdrop WALLET=100
+  indexer devnode --slot-ms 0                                   # slots pass by the method devnode_advanceSlot only
+  indexer devnode --fault lost-notifications=0.1 --fault forks=0.05,depth=3 --seed 7
+  indexer devnode --snapshot state.bin                          # saved when it ends
+  indexer devnode --restore state.bin                           # and gone on from
+  indexer devnode --rpc-port 0 --ws-port 0 --json               # free ports, printed as one JSON line when ready
+  indexer devnode --faults                                      # what can be made to go wrong
+  solana airdrop 10 WALLET --url http://127.0.0.1:8899          # any client works: solana-py, web3.js, the Solana CLI
 """
+_LAMPORTS_A_SOL = 1_000_000_000
 
 
 def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,12 +29,18 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser(
         "devnode",
         help="run a development chain: the real VM behind JSON-RPC and PubSub, with faults on demand",
-        epilog=_EXAMPLE.replace("Voting1111… =", "ADDRESS="),
+        epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rpc-port", type=int, default=8899, help="HTTP port; 0: any free one (default %(default)s)")
     parser.add_argument(
         "--ws-port", type=int, default=8900, help="WebSocket port; 0: any free one (default %(default)s)"
+    )
+    parser.add_argument(
+        "--witness-port",
+        type=int,
+        metavar="PORT",
+        help="a second HTTP port on the same chain, without these faults and with its own by devnode_setFault there",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument(
@@ -39,6 +59,13 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--program", action="append", default=[], metavar="ADDRESS=FILE.so", help="load a program; repeatable"
+    )
+    parser.add_argument(
+        "--airdrop",
+        action="append",
+        default=[],
+        metavar="ADDRESS[=SOL]",
+        help="give this wallet SOL at the start (100 when none are named); repeatable",
     )
     parser.add_argument(
         "--fault",
@@ -135,9 +162,11 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--program {text!r}: {address!r} is not an address (32 bytes in base58)") from None
         if path.read_bytes()[:4] != b"\x7fELF":
             raise UserError(f"--program {text!r}: {file} is not an ELF file; give the built .so of the program")
+    drops = [_airdrop(text) for text in args.airdrop]
     config = DevNodeConfig(
         rpc_port=args.rpc_port,
         ws_port=args.ws_port,
+        witness_port=args.witness_port,
         host=args.host,
         slot_ms=args.slot_ms,
         as_fast_as_possible=args.as_fast_as_possible,
@@ -162,22 +191,62 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with DevNode(config) as node:
-            if args.json:
-                ready = {
-                    "rpc_url": node.rpc_url,
-                    "ws_url": node.ws_url,
-                    "genesis_hash": node.chain.genesis_hash,
-                    "seed": node.chain.seed,
-                }
-                print(json.dumps(ready), flush=True)
-            else:
-                print(
-                    f"JSON-RPC {node.rpc_url}\nPubSub   {node.ws_url}\nslot every {config.slot_ms:g} ms; Ctrl-C ends it",
-                    flush=True,
-                )
+            for address, lamports in drops:
+                await node.airdrop(address, lamports)
+            print(json.dumps(_ready(node)) if args.json else _banner(node), flush=True)
             await node.run_until(stop)
             if config.snapshot is not None:
                 node.save(config.snapshot)
 
     asyncio.run(serve())
     return 0
+
+
+def _airdrop(text: str) -> tuple[Pubkey, int]:
+    from decimal import Decimal, InvalidOperation
+
+    from solders.pubkey import Pubkey
+
+    from programs.errors import UserError
+
+    address, _, amount = text.partition("=")
+    try:
+        lamports = int(Decimal(amount or "100") * _LAMPORTS_A_SOL)
+        if not 0 < lamports < 1 << 63:
+            raise ValueError
+        return Pubkey.from_string(address), lamports
+    except (InvalidOperation, ValueError, OverflowError):
+        raise UserError(f"--airdrop {text!r}: give ADDRESS or ADDRESS=SOL, for instance WALLET=2.5") from None
+
+
+def _ready(node: DevNode) -> dict[str, Any]:
+    """What a program that started the node wants to know."""
+    ready = {
+        "rpc_url": node.rpc_url,
+        "ws_url": node.ws_url,
+        "genesis_hash": node.chain.genesis_hash,
+        "seed": node.chain.seed,
+    }
+    return {**ready, "witness_url": node.witness_url} if node.witness_url else ready
+
+
+def _banner(node: DevNode) -> str:
+    """The same for a person."""
+    config = node.config
+    pace = f"every {config.slot_ms:g} ms"
+    if config.as_fast_as_possible:
+        pace = "as fast as possible"
+    elif not config.slot_ms:
+        pace = "by the method devnode_advanceSlot only"
+    lines = {
+        "JSON-RPC": node.rpc_url,
+        "PubSub": node.ws_url,
+        "Witness": node.witness_url,
+        "Faucet": f"requestAirdrop, or: solana airdrop 10 WALLET --url {node.rpc_url}",
+        "Slots": f"{pace}; now at {node.chain.tip.slot}, seed {node.chain.seed}",
+        "Programs": ", ".join(config.programs),
+        "Faults": ", ".join(f"{name} {setting['rate']:g}" for name, setting in node.faults.settings().items()),
+        "Snapshot": "" if config.snapshot is None else f"{config.snapshot}, when it ends or devnode_saveSnapshot asks",
+        "Stop": "Ctrl-C",
+    }
+    return "\n".join(f"{name:9} {value}" for name, value in lines.items() if value)

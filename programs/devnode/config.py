@@ -25,10 +25,12 @@ class DevNodeConfig:
     `slot_ms` 0 stops the clock: slots then pass only by `DevNode.advance`. `as_fast_as_possible` passes slots without a pause; with
     `genesis_unix_s` the chain's own time still moves by `slot_ms` a slot. `confirmed_lag_slots` counts from the newest frozen block,
     and so does `finalized_lag_slots`: a real test validator shows 0 and 31 (32 behind the block in the making).
+    `witness_port` None: no second HTTP port. Otherwise the same chain is shown there by another node, with faults of its own.
     """
 
     rpc_port: int = 0
     ws_port: int = 0
+    witness_port: int | None = None
     host: str = "127.0.0.1"
     slot_ms: float = 400.0
     as_fast_as_possible: bool = False
@@ -50,9 +52,9 @@ class DevNodeConfig:
     faults: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("rpc_port", "ws_port"):
+        for name in ("rpc_port", "ws_port", "witness_port"):
             port = getattr(self, name)
-            if not 0 <= port <= 65_535:
+            if port is not None and not 0 <= port <= 65_535:
                 raise UserError(f"{name.replace('_', '-')} {port} is not a port: give 0 (any free one) to 65535")
         for name in ("slot_ms", "confirm_delay_ms", "confirmed_lag_slots", "finalized_lag_slots"):
             if getattr(self, name) < 0:

@@ -111,6 +111,12 @@ _KINDS: dict[str, FaultKind] = {
     ),
 }
 KINDS: Mapping[str, FaultKind] = MappingProxyType(_KINDS)
+# What one node can do to those who ask it over HTTP, without anything happening to the chain or to the sockets.
+_HTTP_NAMES = (
+    *("incomplete-lists", "null-transactions", "late-blocks", "null-logs", "hidden-signatures", "invented-signatures"),
+    *("http-429", "rpc-429", "timeouts", "slow-bodies", "cut-bodies", "garbage", "balancer", "unhealthy"),
+)
+HTTP_KINDS: Mapping[str, FaultKind] = MappingProxyType({name: _KINDS[name] for name in _HTTP_NAMES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +134,11 @@ def parse_fault(text: str) -> tuple[str, str]:
 
 
 class FaultEngine:
-    """Rates, dice and counters. Not one method does I/O."""
+    """Rates, dice and counters of the faults in `kinds`. Not one method does I/O."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: Mapping[str, FaultKind] = KINDS) -> None:
         self._seed = seed
+        self._kinds = kinds
         self._settings: dict[str, _Setting] = {}
         self._dice: dict[str, random.Random] = {}
         self.counts: Counter[str] = Counter()
@@ -139,9 +146,10 @@ class FaultEngine:
 
     def set(self, name: str, rate: float, **params: float) -> None:
         """Switch a fault on at a rate (0 switches it off). UserError names an unknown fault, rate or parameter."""
-        kind = KINDS.get(name)
+        kind = self._kinds.get(name)
         if kind is None:
-            raise UserError(f"unknown fault {name!r}; there are: {', '.join(sorted(KINDS))}")
+            where = "unknown fault" if name not in KINDS else "not a fault of this port:"
+            raise UserError(f"{where} {name!r}; there are: {', '.join(sorted(self._kinds))}")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= kind.rate_max:
             raise UserError(f"fault {name}: {rate!r} is no rate: give a number from 0 to {kind.rate_max:g}")
         unknown = set(params) - set(kind.params)

@@ -15,6 +15,7 @@ _TEXT = b"text/plain; charset=utf-8"
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
+    403: b"Forbidden",
     405: b"Method Not Allowed",
     413: b"Payload Too Large",
     415: b"Unsupported Media Type",
@@ -25,8 +26,8 @@ _SLOW_PIECES = 5
 
 
 def _is_json(content_type: bytes) -> bool:
-    kind, _, parameter = content_type.lower().partition(b";")
-    return kind.strip() == b"application/json" and parameter.strip() in (b"", b"charset=utf-8")
+    kind, semicolon, parameter = content_type.lower().partition(b";")
+    return kind.strip() == b"application/json" and parameter.strip() in ((b"charset=utf-8",) if semicolon else (b"",))
 
 
 class HttpConnection(asyncio.Protocol):
@@ -151,6 +152,10 @@ class HttpConnection(asyncio.Protocol):
             self._write(200, b"", _JSON, keep=keep, extra=allowed)
         elif verb != b"POST":
             self._write(405, b"Used HTTP Method is not allowed. POST or OPTIONS is required\n", _TEXT, keep=keep)
+        elif origin == b"null":
+            words = b"Origin of the request is not whitelisted. "
+            words += b"CORS headers would not be sent and any side-effects were cancelled as well.\n"
+            self._write(403, words, _TEXT, keep=keep)
         elif not _is_json(headers.get(b"content-type", b"")):
             words = b"Supplied content type is not allowed. Content-Type: application/json is required\n"
             self._write(415, words, _TEXT, keep=keep)

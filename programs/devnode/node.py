@@ -12,17 +12,19 @@ from types import TracebackType
 from typing import Any
 
 from solders.account import Account
+from solders.pubkey import Pubkey
 
 from programs.devnode import snapshot
 from programs.devnode.chain import Chain
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.errors import RpcError, invalid_params
-from programs.devnode.faults import FaultEngine
+from programs.devnode.faults import HTTP_KINDS, FaultEngine
 from programs.devnode.http import HttpConnection
 from programs.devnode.ledger import Bank
+from programs.devnode.method import Context, Handler, address_of, need, options_at, text_at
 from programs.devnode.params import unsigned
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import Context, RpcService, address_of, need, options_at, text_at
+from programs.devnode.rpc import RpcService
 from programs.devnode.sockets import SocketEdge
 from programs.errors import UserError
 
@@ -47,15 +49,20 @@ class DevNode:
             self.faults.restore(saved.faults)
         self.chain = Chain(self.config, self._unix_s(0), saved)
         self.rpc = RpcService(self.chain, self.faults)
+        # Another node of the same cluster: the same chain, and faults of its own, none of them on at the start.
+        self.witness_faults = FaultEngine(self.config.seed, HTTP_KINDS)
+        self.witness = RpcService(self.chain, self.witness_faults)
         self.pubsub = PubSub(self.chain, self.rpc, self.faults)
         self.sockets = SocketEdge(self.pubsub, self.config.ws_queue_items_max)
         self._http_connections: set[HttpConnection] = set()
-        self._http: asyncio.Server | None = None
+        self._http: list[asyncio.Server] = []
         self._clock: asyncio.Task[None] | None = None
         self._confirm_timer: asyncio.TimerHandle | None = None
         self._deaf_until_slot = 0
         self.rpc_url = ""
         self.ws_url = ""
+        # Where the other view of the chain is, when `witness_port` asks for one.
+        self.witness_url = ""
         self._add_control()
 
     async def __aenter__(self) -> DevNode:
@@ -71,28 +78,42 @@ class DevNode:
 
     async def start(self) -> None:
         """Listen, and start the clock. UserError when a port is taken."""
-        loop = asyncio.get_running_loop()
         config = self.config
         try:
-            self._http = await loop.create_server(
-                lambda: HttpConnection(self.rpc.answer, self.faults, self._http_connections),
-                config.host,
-                config.rpc_port,
-            )
-        except OSError as error:
-            raise self._taken("rpc-port", config.rpc_port, error) from None
-        try:
-            ws_port = await self.sockets.start(config.host, config.ws_port)
-        except OSError as error:
-            self._http.close()
-            raise self._taken("ws-port", config.ws_port, error) from None
-        rpc_port = self._http.sockets[0].getsockname()[1]
-        self.rpc_url = f"http://{config.host}:{rpc_port}"
-        self.ws_url = f"ws://{config.host}:{ws_port}"
+            self.rpc_url = await self._listen("rpc-port", config.rpc_port, self.rpc, self.faults)
+            if config.witness_port is not None:
+                self.witness_url = await self._listen(
+                    "witness-port", config.witness_port, self.witness, self.witness_faults
+                )
+            self.ws_url = await self._listen_for_sockets()
+        except UserError:
+            self._stop_listening()
+            raise
         # What happened before anybody could subscribe is told to nobody.
         self.chain.happenings.clear()
         if config.slot_ms > 0:
             self._clock = asyncio.create_task(self._run_clock(), name="devnode clock")
+
+    async def _listen(self, option: str, port: int, service: RpcService, faults: FaultEngine) -> str:
+        """Serve JSON-RPC on this port; its address."""
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: HttpConnection(service.answer, faults, self._http_connections), self.config.host, port
+            )
+        except OSError as error:
+            raise self._taken(option, port, error) from None
+        self._http.append(server)
+        return f"http://{self.config.host}:{server.sockets[0].getsockname()[1]}"
+
+    async def _listen_for_sockets(self) -> str:
+        try:
+            return f"ws://{self.config.host}:{await self.sockets.start(self.config.host, self.config.ws_port)}"
+        except OSError as error:
+            raise self._taken("ws-port", self.config.ws_port, error) from None
+
+    def _stop_listening(self) -> None:
+        for server in self._http:
+            server.close()
 
     def _taken(self, option: str, port: int, error: OSError) -> UserError:
         remedy = "give another, or 0 for any free one"
@@ -110,8 +131,7 @@ class DevNode:
             self._confirm_timer.cancel()
         for connection in list(self._http_connections):
             connection.abort()
-        if self._http is not None:
-            self._http.close()
+        self._stop_listening()
         await self.sockets.stop()
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -216,6 +236,28 @@ class DevNode:
         self._publish()
         return dead
 
+    async def airdrop(self, address: Pubkey | str, lamports: int) -> str:
+        """Give lamports to an address from the faucet, and finish the slot; the signature. UserError when it is no address."""
+        try:
+            target = Pubkey.from_string(address) if isinstance(address, str) else address
+        except ValueError:
+            raise UserError(f"airdrop: {address!r} is not an address (32 bytes in base58)") from None
+        signature = self.chain.airdrop(target, lamports)
+        await self.advance()
+        return signature
+
+    def restore(self, path: Path) -> int:
+        """Go back to a snapshot, as if the node had been started with it: clients are cut, faults stay as they are set. The newest slot."""
+        saved = snapshot.read(path)
+        self._finish_confirm()
+        self.faults.restore(saved.faults)
+        chain = Chain(self.config, self._unix_s(0), saved)
+        chain.happenings.clear()
+        self.chain = self.rpc.chain = self.witness.chain = chain
+        self.pubsub.go_on_with(chain)
+        self.sockets.drop_all()
+        return chain.tip.slot
+
     def save(self, path: Path) -> int:
         """Write the whole chain to a file, which `DevNodeConfig.restore` takes; its size in bytes. UserError when it cannot be written."""
         self._finish_confirm()
@@ -224,35 +266,22 @@ class DevNode:
     # --- control ---------------------------------------------------------------------------------------------------
 
     def _add_control(self) -> None:
-        self.rpc.extra.update(
-            devnode_setFault=self._control_set_fault,
-            devnode_clearFaults=self._control_clear_faults,
-            devnode_faults=lambda ctx, params: self.faults.settings(),
-            devnode_faultCounts=lambda ctx, params: dict(sorted(self.faults.counts.items())),
-            devnode_hideSignature=self._control_hide,
-            devnode_advanceSlot=self._control_advance,
-            devnode_fork=self._control_fork,
-            devnode_setAccount=self._control_set_account,
-            devnode_dropSockets=self._control_drop_sockets,
-            devnode_saveSnapshot=self._control_save,
-        )
-
-    def _control_set_fault(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
-        need(params, 2)
-        try:
-            self.faults.set(text_at(params, 0), params[1], **options_at(params, 2))
-        except UserError as error:
-            raise invalid_params(str(error)) from None
-        return self.faults.settings()
-
-    def _control_clear_faults(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
-        self.faults.clear()
-        return {}
-
-    def _control_hide(self, ctx: Context, params: list[Any]) -> bool:
-        need(params)
-        self.faults.hide(text_at(params, 0))
-        return True
+        # Those of faults speak of the port on which they are called; the chain is one for both.
+        shared: dict[str, Handler] = {
+            "devnode_setFault": _control_set_fault,
+            "devnode_clearFaults": _control_clear_faults,
+            "devnode_faults": lambda ctx, params: ctx.faults.settings(),
+            "devnode_faultCounts": lambda ctx, params: dict(sorted(ctx.faults.counts.items())),
+            "devnode_hideSignature": _control_hide,
+            "devnode_advanceSlot": self._control_advance,
+            "devnode_fork": self._control_fork,
+            "devnode_setAccount": self._control_set_account,
+            "devnode_dropSockets": self._control_drop_sockets,
+            "devnode_saveSnapshot": self._control_save,
+            "devnode_restoreSnapshot": self._control_restore,
+        }
+        self.rpc.extra.update(shared)
+        self.witness.extra.update(shared)
 
     def _control_drop_sockets(self, ctx: Context, params: list[Any]) -> int:
         clients = self.sockets.clients
@@ -268,6 +297,15 @@ class DevNode:
         except UserError as error:
             raise RpcError(-32603, str(error)) from None
         return {"slot": self.chain.tip.slot, "bytes": size}
+
+    def _control_restore(self, ctx: Context, params: list[Any]) -> dict[str, Any]:
+        path = self.config.snapshot or self.config.restore
+        if path is None:
+            raise invalid_params("no snapshot to go back to: start the node with --snapshot FILE or --restore FILE")
+        try:
+            return {"slot": self.restore(path)}
+        except UserError as error:
+            raise RpcError(-32603, str(error)) from None
 
     def _control_advance(self, ctx: Context, params: list[Any]) -> int:
         slots = unsigned(params[0]) if params else 1
@@ -294,3 +332,23 @@ class DevNode:
             raise RpcError(-32602, "data must be base64 text, owner an address") from None
         self.chain.put_account(address, Account(lamports, data, owner, bool(fields.get("executable"))))
         return True
+
+
+def _control_set_fault(ctx: Context, params: list[Any]) -> dict[str, Any]:
+    need(params, 2)
+    try:
+        ctx.faults.set(text_at(params, 0), params[1], **options_at(params, 2))
+    except UserError as error:
+        raise invalid_params(str(error)) from None
+    return ctx.faults.settings()
+
+
+def _control_clear_faults(ctx: Context, params: list[Any]) -> dict[str, Any]:
+    ctx.faults.clear()
+    return {}
+
+
+def _control_hide(ctx: Context, params: list[Any]) -> bool:
+    need(params)
+    ctx.faults.hide(text_at(params, 0))
+    return True

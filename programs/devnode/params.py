@@ -220,7 +220,7 @@ class Struct:
         return out
 
     def _short(self, length: int) -> RpcError:
-        words = f"struct {self.name} with {len(self.fields)} elements"
+        words = f"struct {self.name} with {len(self.fields)} element{'s' * (len(self.fields) != 1)}"
         return invalid_params(f"Invalid params: invalid length {length}, expected {words}.")
 
 

@@ -1,6 +1,6 @@
 """The jsonParsed form of instructions and accounts, for the programs that most clients look at.
 
-System, memo, token and lookup table instructions are parsed; the rest is shown as the real node shows a program that it has no parser for.
+Instructions of native programs (`natives`), memos and tokens are parsed; others are shown as the real node shows a program that it has no parser for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 
 from programs.base58 import encode as base58_encode
+from programs.devnode.natives import native_instruction, native_name
 from programs.devnode.tokens import (
     MINT_BYTES,
     TOKEN_2022_PROGRAM,
@@ -27,10 +28,8 @@ _MEMOS = {
     "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr": "spl-memo",
     "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo": "spl-memo",
 }
-_SYSTEM = str(Pubkey.default())
 _TOKENS = {str(TOKEN_PROGRAM): "spl-token", str(TOKEN_2022_PROGRAM): "spl-token-2022"}
 _ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
-_LOOKUP_TABLES = "AddressLookupTab1e1111111111111111111111111"
 _LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
 _SYSVARS = Pubkey.from_string("Sysvar1111111111111111111111111111111111111")
 # Heads of accounts of the upgradeable loader: a program's, and that of its data.
@@ -38,7 +37,7 @@ _PROGRAM_BYTES = 36
 _PROGRAM_DATA_HEAD_BYTES = 45
 _RENT_BYTES = 17
 _CLOCK_BYTES = 40
-_AUTHORITY_TYPES = ("mintTokens", "freezeAccount", "accountOwner", "closeAccount")
+_AUTHORITY_TYPES = ("mintTokens", "freezeAccount", "accountOwner", "closeAccount", "transferFeeConfig")
 _IMMUTABLE_OWNER = 7
 Info = dict[str, Any]
 
@@ -54,50 +53,18 @@ def _u64(data: bytes, offset: int) -> int:
 
 
 def _address(data: bytes, offset: int) -> str:
-    return str(Pubkey.from_bytes(data[offset : offset + 32]))
+    raw = data[offset : offset + 32]
+    if len(raw) != 32:
+        # Checked here: what solders does about it is no exception that an `except Exception` would see.
+        raise ValueError("short instruction")
+    return str(Pubkey.from_bytes(raw))
 
 
 def _optional_address(data: bytes, offset: int) -> str | None:
     return _address(data, offset + 1) if data[offset] else None
 
 
-def _seed(data: bytes, offset: int) -> tuple[str, int]:
-    """A string with its length before it, and where it ends."""
-    end = offset + 8 + _u64(data, offset)
-    return data[offset + 8 : end].decode(), end
-
-
 # --- instructions ----------------------------------------------------------------------------------------------------
-
-
-def _system(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = _number(data, 0, 4)
-    if kind in (0, 13):
-        info: Info = {"newAccount": accounts[0 if kind else 1], "owner": _address(data, 20), "space": _u64(data, 12)}
-        lamports = _u64(data, 4)
-        if kind == 0 or lamports:
-            info |= {"lamports": lamports, "source": accounts[1 if kind else 0]}
-        return {"info": info, "type": "createAccountAllowPrefund" if kind else "createAccount"}
-    if kind == 1:
-        return {"info": {"account": accounts[0], "owner": _address(data, 4)}, "type": "assign"}
-    if kind == 2:
-        info = {"destination": accounts[1], "lamports": _u64(data, 4), "source": accounts[0]}
-        return {"info": info, "type": "transfer"}
-    if kind == 3:
-        seed, end = _seed(data, 36)
-        info = {
-            "base": _address(data, 4),
-            "lamports": _u64(data, end),
-            "newAccount": accounts[1],
-            "owner": _address(data, end + 16),
-            "seed": seed,
-            "source": accounts[0],
-            "space": _u64(data, end + 8),
-        }
-        return {"info": info, "type": "createAccountWithSeed"}
-    if kind == 8:
-        return {"info": {"account": accounts[0], "space": _u64(data, 4)}, "type": "allocate"}
-    raise ValueError("no parser")
 
 
 def _signers(info: Info, name: str, rest: Sequence[str]) -> Info:
@@ -125,7 +92,7 @@ def _mint(data: bytes, accounts: Sequence[str]) -> Info:
 
 def _set_authority(data: bytes, accounts: Sequence[str]) -> Info:
     kind = _AUTHORITY_TYPES[data[1]]
-    owned = "mint" if data[1] < 2 else "account"
+    owned = "account" if data[1] in (2, 3) else "mint"
     info = {owned: accounts[0], "authorityType": kind, "newAuthority": _optional_address(data, 2)}
     return _signers(info, "authority", accounts[1:])
 
@@ -142,10 +109,23 @@ def _pick(*names: str) -> Callable[[bytes, Sequence[str]], Info]:
     return lambda data, accounts: {name: accounts[place] for place, name in enumerate(names) if name}
 
 
+def _multisig(*names: str) -> Callable[[bytes, Sequence[str]], Info]:
+    """A new multisig: the accounts after the named ones are its signers, of whom `m` must sign."""
+
+    def read(data: bytes, accounts: Sequence[str]) -> Info:
+        if len(accounts) <= len(names):
+            raise ValueError("no signers")
+        named = {name: accounts[place] for place, name in enumerate(names)}
+        return {**named, "m": data[1], "signers": list(accounts[len(names) :])}
+
+    return read
+
+
 _TokenParser = Callable[[bytes, Sequence[str]], Info]
 _TOKEN_INSTRUCTIONS: dict[int, tuple[str, _TokenParser]] = {
     0: ("initializeMint", lambda d, a: {**_mint(d, a), "rentSysvar": a[1]}),
     1: ("initializeAccount", _pick("account", "mint", "owner", "rentSysvar")),
+    2: ("initializeMultisig", _multisig("multisig", "rentSysvar")),
     3: ("transfer", lambda d, a: _signers({"source": a[0], "destination": a[1], **_amount(d, 1)}, "authority", a[2:])),
     4: ("approve", lambda d, a: _signers({"source": a[0], "delegate": a[1], **_amount(d, 1)}, "owner", a[2:])),
     5: ("revoke", lambda d, a: _signers({"source": a[0]}, "owner", a[1:])),
@@ -174,9 +154,16 @@ _TOKEN_INSTRUCTIONS: dict[int, tuple[str, _TokenParser]] = {
     ),
     17: ("syncNative", _pick("account")),
     18: ("initializeAccount3", lambda d, a: {"account": a[0], "mint": a[1], "owner": _address(d, 1)}),
+    19: ("initializeMultisig2", _multisig("multisig")),
     20: ("initializeMint2", _mint),
     21: ("getAccountDataSize", _data_size),
     22: ("initializeImmutableOwner", _pick("account")),
+    23: ("amountToUiAmount", lambda d, a: {"mint": a[0], **_amount(d, 1)}),
+    24: ("uiAmountToAmount", lambda d, a: {"mint": a[0], "uiAmount": d[1:].decode()}),
+    38: (
+        "withdrawExcessLamports",
+        lambda d, a: _signers({"source": a[0], "destination": a[1]}, "authority", a[2:]),
+    ),
 }
 
 
@@ -187,40 +174,23 @@ def _token(data: bytes, accounts: Sequence[str]) -> Info:
     return {"info": parser(data, accounts), "type": name}
 
 
+_ASSOCIATED_ACCOUNTS = ("source", "account", "wallet", "mint", "systemProgram", "tokenProgram")
+_NESTED_ACCOUNTS = ("nestedSource", "nestedMint", "destination", "nestedOwner", "ownerMint", "wallet", "tokenProgram")
+_ASSOCIATED_INSTRUCTIONS = {
+    b"": ("create", _ASSOCIATED_ACCOUNTS),
+    b"\0": ("create", _ASSOCIATED_ACCOUNTS),
+    b"\1": ("createIdempotent", _ASSOCIATED_ACCOUNTS),
+    b"\2": ("recoverNested", _NESTED_ACCOUNTS),
+}
+
+
 def _associated(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = data[0] if data else 0
-    if kind > 1:
-        raise ValueError("no parser")
-    names = ("source", "account", "wallet", "mint", "systemProgram", "tokenProgram")
-    info = {name: accounts[place] for place, name in enumerate(names)}
-    return {"info": info, "type": "createIdempotent" if kind else "create"}
-
-
-def _lookup_table(data: bytes, accounts: Sequence[str]) -> Info:
-    kind = _number(data, 0, 4)
-    info: Info = {"lookupTableAccount": accounts[0], "lookupTableAuthority": accounts[1]}
-    if kind == 0:
-        info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
-        info |= {"recentSlot": _u64(data, 4), "bumpSeed": data[12]}
-        return {"info": info, "type": "createLookupTable"}
-    if kind == 1:
-        return {"info": info, "type": "freezeLookupTable"}
-    if kind == 2:
-        info["newAddresses"] = [_address(data, 12 + 32 * place) for place in range(_u64(data, 4))]
-        if len(accounts) >= 4:
-            info |= {"payerAccount": accounts[2], "systemProgram": accounts[3]}
-        return {"info": info, "type": "extendLookupTable"}
-    if kind == 3:
-        return {"info": info, "type": "deactivateLookupTable"}
-    if kind == 4:
-        return {"info": {**info, "recipient": accounts[2]}, "type": "closeLookupTable"}
-    raise ValueError("no parser")
+    name, places = _ASSOCIATED_INSTRUCTIONS[data]
+    return {"info": {place: accounts[index] for index, place in enumerate(places)}, "type": name}
 
 
 _PARSERS: dict[str, tuple[str, Callable[[bytes, Sequence[str]], Info]]] = {
-    _SYSTEM: ("system", _system),
     _ASSOCIATED: ("spl-associated-token-account", _associated),
-    _LOOKUP_TABLES: ("address-lookup-table", _lookup_table),
     **{address: (name, _token) for address, name in _TOKENS.items()},
 }
 
@@ -231,6 +201,12 @@ def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, heigh
         try:
             return {"parsed": data.decode(), "program": _MEMOS[program], "programId": program, "stackHeight": height}
         except UnicodeDecodeError:
+            pass
+    elif (native := native_name(program)) is not None:
+        try:
+            parsed = native_instruction(program, data, accounts)
+            return {"parsed": parsed, "program": native, "programId": program, "stackHeight": height}
+        except ValueError:
             pass
     elif program in _PARSERS:
         name, parser = _PARSERS[program]

@@ -18,12 +18,15 @@ from solders.signature import Signature
 
 from programs.devnode import jsonrpc
 from programs.devnode import params as take
+from programs.devnode.account_views import account_filters, account_object
 from programs.devnode.chain import Chain, Commitment, ForkDied, Happening, Moved, SlotStarted
 from programs.devnode.errors import RpcError, invalid_params, method_not_found
 from programs.devnode.faults import FaultEngine
 from programs.devnode.ledger import Bank, LogEntry
+from programs.devnode.method import commitment_of
 from programs.devnode.params import ACCOUNT_INFO, Parameters, Struct, optional, text, texts, unsigned, wrong_type
-from programs.devnode.rpc import RpcService, account_filters, account_object, commitment_of, status_floor
+from programs.devnode.rpc import RpcService
+from programs.devnode.rpc_ledger import status_floor
 from programs.devnode.vm import SYSTEM_PROGRAM
 
 _to_json = msgspec.json.encode
@@ -207,6 +210,12 @@ class PubSub:
         """The connection is gone."""
         for subscription in [s for s in self._by_id.values() if connection in s.connections]:
             self._leave(subscription, connection)
+
+    def go_on_with(self, chain: Chain) -> None:
+        """Speak of another chain from now on. Nobody's subscriptions outlive the change."""
+        self._chain = chain
+        self._by_id.clear()
+        self._by_key.clear()
 
     @property
     def count(self) -> int:

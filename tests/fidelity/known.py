@@ -10,9 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-_TOKEN_CASES = r"\$sig (mint|token|approve)|\$slot token|\$fresh token"
-_VOTING_CASES = r"\$sig (create|join|cast|vote)|\$fresh vote|\$tx cast|\$bad in use"
-_IN_USE_CASES = r"vote again|getSignaturesForAddress \[\"\$question\"\]|\$tx cast vote|\$bad in use"
+_TOKEN_CASES = r"\$(sig|tx) (mint|token|approve)|\$slot token|\$fresh token"
+_VOTING_CASES = r"\$(sig|tx) (create|join|cast|vote)|\$fresh vote|\$bad in use"
+_IN_USE_CASES = (
+    r"vote again|\$tx create community|getSignaturesForAddress \[\"\$question\"\]|\$tx cast vote|\$bad in use"
+)
 
 
 @dataclass(frozen=True, slots=True)

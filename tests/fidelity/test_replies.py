@@ -13,8 +13,8 @@ import pytest
 
 from programs import devnode
 from tests.fidelity import harm, http_forms, recorded, sockets
-from tests.fidelity.corpus import CALLS
 from tests.fidelity.known import KNOWN, Known, differences, unexpected
+from tests.fidelity.recorded import CALLS, GROUPS
 from tests.fidelity.world import World
 
 _METHODS = sorted({call.method for call in CALLS})
@@ -87,7 +87,7 @@ def test_every_known_difference_is_one_and_has_its_row(devnode_world: World) -> 
 
 
 def test_nothing_recorded_is_left_over() -> None:
-    for group in ("place", "accounts", "ledger", "sending", "cluster"):
+    for group in GROUPS:
         assert set(recorded.load(group)) == {call.name for call in CALLS if call.group == group}, group
     assert set(recorded.load("http")) == set(http_forms.FORMS)
     assert set(recorded.load("subscriptions")) == {call.name for call in sockets.REQUESTS}

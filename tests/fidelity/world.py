@@ -36,6 +36,7 @@ from programs.base58 import encode as base58_encode
 from programs.community_voting import instructions as voting
 from programs.community_voting.instructions import PROGRAM, QuestionParams, Settings
 from tests.fidelity.nodes import Node
+from tests.fidelity.zoo import ZOO
 
 SOL = 10**9
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
@@ -98,6 +99,10 @@ class World:
     speaker = keypair("speaker")
     # Who pays for transactions of version 0, which land when they will.
     versioned = keypair("versioned")
+    # Who would pay for what the options are tried on: nothing of it ever lands, so this balance stays.
+    ponderer = keypair("ponderer")
+    # Who pays for what never runs.
+    keeper = keypair("keeper")
     friend = keypair("friend")
     poor = keypair("poor")
     nobody = keypair("nobody").pubkey()
@@ -175,6 +180,8 @@ class World:
             "dreamer": (self.dreamer, 9),
             "speaker": (self.speaker, 9),
             "versioned": (self.versioned, 9),
+            "keeper": (self.keeper, 9),
+            "ponderer": (self.ponderer, 9),
         }
         asked = {
             name: call("requestAirdrop", str(wallet.pubkey()), sols * SOL) for name, (wallet, sols) in wallets.items()
@@ -193,8 +200,9 @@ class World:
         self._tokens()
         self._voting()
         self._lookup_table()
+        self._zoo()
         self.remember("version 0", str(version_0.signatures[0]), bytes(version_0))
-        for name in ("looked up", "version 0"):
+        for name in ("looked up", "version 0", list(ZOO)[-1]):
             self.landed(self.signatures[name], "finalized")
         return self
 
@@ -304,6 +312,15 @@ class World:
             "looked up",
             self._version_0([send(self.versioned.pubkey(), self.friend.pubkey(), 5), memo("looked up")], ready),
         )
+
+    def _zoo(self) -> None:
+        """All of them sent before the first is waited for."""
+        fails = send(self.keeper.pubkey(), self.keeper.pubkey(), 1_000_000 * SOL)
+        made = {name: self.sign(fails, *instructions, payer=self.keeper) for name, instructions in ZOO.items()}
+        for transaction in made.values():
+            self.post(transaction)
+        for name, transaction in made.items():
+            self.remember(name, str(transaction.signatures[0]), bytes(transaction))
 
     # --- asking about it -------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -52,7 +52,7 @@ SETTLED_SECONDS_MAX = 120.0
 IDLE_SHARE_MAX = 0.1
 
 # Each at a rate that strikes often within a few slots, with times short enough for a test. Nothing is left out but what names its reason here:
-# `hidden-signatures` stays in lists only, for a node that denies a transaction everywhere is believed.
+# `hidden-signatures` stays in lists only, for a node that denies a transaction everywhere is believed where nobody else is asked.
 ALONE: dict[str, str] = {
     "phantom-logs": "0.5",
     "forged-logs": "0.5",
@@ -96,8 +96,10 @@ def weakened(value: str) -> str:
 
 
 # A list that hides a signature for good is found out by the socket, or by a block that is read for another reason. Where the socket is made to lie
-# and to lose at the same time, nothing is left that could tell, so this one stays out of the mixture: `replay` is the remedy for such a node.
-TOGETHER: dict[str, str] = {name: weakened(value) for name, value in ALONE.items() if name != "hidden-signatures"}
+# and to lose at the same time, only another node can tell. So all of them together come twice: without this one, and with it and a witness.
+_MOST: dict[str, str] = {name: weakened(value) for name, value in ALONE.items() if name != "hidden-signatures"}
+_EVERY: dict[str, str] = {name: weakened(value) for name, value in ALONE.items()}
+TOGETHER, WITNESSED = "all together", "all together, with a witness"
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ class Stage:
                 seed=seed,
                 genesis_unix_s=GENESIS_UNIX_S,
                 finalized_lag_slots=FINALIZED_LAG,
+                witness_port=0,
                 programs={artifact.PROGRAM_ID: artifact.SO_PATH},
             )
         )
@@ -133,38 +136,53 @@ class Stage:
         self.landed = 0
 
     async def run(self, phases: dict[str, dict[str, str]]) -> list[Phase]:
-        """Play `name → faults` one after another."""
+        """Play `name → faults` one after another. Only in the phase that says so does the daemon ask a witness."""
         async with self.node:
-            settings = self._settings()
-            daemon = Daemon(settings, RunOptions())
-            running = asyncio.create_task(daemon.run())
             client = Node(self.node.rpc_url)
             found: list[Phase] = []
             try:
-                await self._until(lambda: daemon.state.leader, 120)
                 for wallet in self.story.wallets:
                     self.node.chain.airdrop(wallet.pubkey(), 10**12)
                 await self.node.advance()
-                for name, faults in phases.items():
-                    phase = Phase(name)
-                    found.append(phase)
-                    started = time.monotonic()
-                    await self._play(phase, faults, daemon, client)
-                    phase.seconds = time.monotonic() - started
-                    if self.tell is not None:
-                        self.tell(phase)
-                found.append(await self._at_the_end(settings))
+                for has_witness in (False, True):
+                    chosen = {name: faults for name, faults in phases.items() if (name == WITNESSED) is has_witness}
+                    if chosen:
+                        async with self._daemon(has_witness) as daemon:
+                            found += [
+                                await self._phase(name, faults, daemon, client) for name, faults in chosen.items()
+                            ]
+                found.append(await self._at_the_end(self._settings(False)))
             finally:
                 await client.close()
-                daemon._on_signal(signal.SIGTERM)
-                await running
             return found
 
-    def _settings(self) -> Settings:
+    @contextlib.asynccontextmanager
+    async def _daemon(self, has_witness: bool) -> AsyncIterator[Daemon]:
+        daemon = Daemon(self._settings(has_witness), RunOptions())
+        running = asyncio.create_task(daemon.run())
+        try:
+            assert await self._until(lambda: daemon.state.leader, 120), "no leader"
+            yield daemon
+        finally:
+            daemon._on_signal(signal.SIGTERM)
+            await running
+
+    async def _phase(self, name: str, faults: dict[str, str], daemon: Daemon, client: Node) -> Phase:
+        phase = Phase(name)
+        started = time.monotonic()
+        await self._play(phase, faults, daemon, client)
+        phase.seconds = time.monotonic() - started
+        if self.tell is not None:
+            self.tell(phase)
+        return phase
+
+    def _settings(self, has_witness: bool) -> Settings:
         return Settings(
             database_url=self.dsn,
             rpc_url=self.node.rpc_url,
             ws_url=self.node.ws_url,
+            witness_url=self.node.witness_url if has_witness else "",
+            witness="hold" if has_witness else "count",
             metrics_port=0,
             idle_poll_s=0.25,
             finality_poll_s=0.25,
@@ -361,9 +379,10 @@ def _plain(value: Any) -> Any:
 
 
 def phases(names: list[str] | None = None) -> dict[str, dict[str, str]]:
-    """Every fault alone (or those named), then all together."""
+    """Every fault alone (or those named), then all together, then the same once more with hidden signatures and a witness."""
     chosen = ALONE if names is None else {name: ALONE[name] for name in names}
-    return {**{name: {name: value} for name, value in chosen.items()}, "all together": TOGETHER}
+    alone = {name: {name: value} for name, value in chosen.items()}
+    return {**alone, TOGETHER: _MOST, WITNESSED: _EVERY}
 
 
 def main() -> int:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from programs.devnode.chain import Chain
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.faults import FaultEngine
+from programs.devnode.method import METHODS
 from programs.devnode.pubsub import PubSub
-from programs.devnode.rpc import METHODS, RpcService
+from programs.devnode.rpc import RpcService
 
 _chain = Chain(DevNodeConfig(slot_ms=0), 1_700_000_000)
 _service = RpcService(_chain, FaultEngine(0))
