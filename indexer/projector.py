@@ -18,7 +18,11 @@ class ProjectorThread:
     def __init__(self, settings: Settings, prepared: Prepared) -> None:
         from projections.worker import Worker
 
-        self._worker = Worker(settings.need_database(), prepared.specs)
+        self._worker = Worker(
+            settings.need_database(),
+            prepared.specs,
+            waits=lambda w: log.warning("rebuild waits", projection=w.projection, on=w.on, holders=w.holders),
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projections", daemon=True)
         self._error: str | None = None

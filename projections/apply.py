@@ -118,19 +118,17 @@ def advance_events(
     state: State,
     batch: Batch,
     retractions: Sequence[RetractionRow],
-    *,
-    beside: bool = False,
+    letters: str = LETTERS,
 ) -> State:
     """Bring the decoded events up to the batch's end; the caller holds the lock and stores the state that comes back.
 
-    beside: in tables that are not live yet, whose letters nobody is to see.
+    letters: where what does not decode is kept; tables that are not live yet have their own.
     """
     fresh = batch.since(state.position)
     position = max(batch.last, state.position)
     new = due(retractions, state.retraction_id, position)
     write_decoded(conn, state.schema, fresh.events)
-    if not beside:
-        park_undecodable(conn, specs, fresh.events)
+    park_undecodable(conn, specs, fresh.events, letters)
     if new:
         retract_decoded(conn, state.schema, [r.position for r in new])
     place = max((state.slot, state.transaction_index), fresh.place)
@@ -143,7 +141,10 @@ def advance_events(
     )
 
 
-def park_undecodable(conn: Conn, specs: Sequence[ProgramSpec], events: Sequence[Event | Poison]) -> None:
+def park_undecodable(
+    conn: Conn, specs: Sequence[ProgramSpec], events: Sequence[Event | Poison], letters: str = LETTERS
+) -> None:
+    """Store what does not decode of programs without a projection."""
     # A program with a projection has its letters there; one without has nobody else to tell.
     for spec in specs:
         if spec.projections:
@@ -153,7 +154,7 @@ def park_undecodable(conn: Conn, specs: Sequence[ProgramSpec], events: Sequence[
             for p in events
             if isinstance(p, Poison) and p.program == spec.address
         ]
-        catalogue.park(conn, EVENTS, spec.program_id, parked)
+        catalogue.park(conn, EVENTS, spec.program_id, parked, letters)
 
 
 def reach(conn: Conn, specs: Sequence[ProgramSpec], decoder: Decoder, position: int, retraction_id: int) -> State:

@@ -192,6 +192,37 @@ def own_letters(conn: Conn, name: str, schema: str) -> str:
     return table
 
 
+def open_letters(conn: Conn, letters: str) -> int:
+    """Events that stand parked."""
+    row = conn.execute(query(f"SELECT count(*) FROM {letters} WHERE resolved_at IS NULL")).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def take_letters(conn: Conn, name: str, own: str) -> None:
+    """Make the open letters of a build beside the live ones, in the transaction of the swap, and drop its table.
+
+    What an operator discarded meanwhile stays discarded.
+    """
+    same = "l.position = k.position AND l.event_index = k.event_index"
+    conn.execute(
+        query(
+            f"UPDATE ledger.dead_letters l SET reason = k.reason, error = k.error FROM {own} k WHERE l.projection = %s AND"
+            f" l.resolved_at IS NULL AND k.resolved_at IS NULL AND {same}"
+        ),
+        (name,),
+    )
+    conn.execute(
+        query(
+            "INSERT INTO ledger.dead_letters (projection, program, position, slot, signature, event_index, event_name, scope, reason,"
+            " error, raw) SELECT projection, program, position, slot, signature, event_index, event_name, scope, reason, error, raw"
+            f" FROM {own} k WHERE resolved_at IS NULL AND NOT EXISTS (SELECT FROM ledger.dead_letters l WHERE l.projection = %s AND"
+            f" (l.resolved_at IS NULL OR l.resolution = 'discarded') AND {same}) ORDER BY position, event_index"
+        ),
+        (name,),
+    )
+    conn.execute(query(f"DROP TABLE {own}"))
+
+
 def park(conn: Conn, name: str, program_id: int, parked: Sequence[Parked], letters: str = LETTERS) -> None:
     """Store dead letters; one that is there and open already gets today's reason."""
     for at in range(0, len(parked), _PARKED_AT_ONCE):

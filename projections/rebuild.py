@@ -26,8 +26,8 @@ from projections.bootstrap import REBUILD_LOCK_SPACE, clean_litter
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.dead_letters import settle_undecodable
 from projections.decoding import Decoder, ProgramSpec, collect_rarely
-from projections.fold import Poison, fold
-from projections.model import Event, Projection
+from projections.fold import fold
+from projections.model import Projection
 from projections.store import Store, create_indexes, create_tables, query, quoted
 from projections.supply import Wanted, parts
 from projections.views import create_view, installed_name, projection_views, replace_views
@@ -41,6 +41,8 @@ _BEHIND_MAX = 50_000
 _NEAR = 2_000
 _CATCH_UPS = 20
 _ROW_LOCK_MS = 5_000
+# How often a swap that waits says for whom.
+WAITS_TOLD_S = 5.0
 _APPLICATION = "indexer-rebuild"
 # Done, at most.
 Progress = Callable[[int, int], None]
@@ -92,6 +94,23 @@ def find(specs: Sequence[ProgramSpec], name: str) -> tuple[ProgramSpec, Projecti
 Compared = Callable[[tuple[TableDifference, ...]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The swap of `projection` waits for `on`, which the sessions `holders` hold: each as one line, pid first. Told again and again."""
+
+    projection: str
+    on: str
+    holders: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"the swap of {self.projection} waits for {self.on}: {'; '.join(self.holders) or 'held by nobody just now'}"
+        )
+
+
+Waits = Callable[[Waiting], None]
+
+
 def rebuild(
     dsn: str,
     specs: Sequence[ProgramSpec],
@@ -101,8 +120,11 @@ def rebuild(
     as_of: tuple[int, str] | None = None,
     progress: Progress | None = None,
     compared: Compared | None = None,
+    waits: Waits | None = None,
 ) -> Report:
     """Rebuild one projection. `as_of` is a slot and a schema: the state after that slot, in views of that schema; nothing is swapped.
+
+    waits: told who holds up the swap, every few seconds for as long as it does.
 
     The old tables serve until the swap, and followers go on with them. UserError when another rebuild of the same projection runs.
     """
@@ -130,7 +152,7 @@ def rebuild(
             if dry_run:
                 _drop_quietly(conn, generation)
             else:
-                _swap(conn, work, generation)
+                _swap(conn, work, generation, waits)
             return Report(work.name, count, found, letters, not dry_run)
         except BaseException:
             with contextlib.suppress(psycopg.Error):
@@ -255,8 +277,7 @@ class _Rows:
 
     def letters(self, conn: Conn) -> int:
         """Events that stand parked in the new tables."""
-        row = conn.execute(query(f"SELECT count(*) FROM {self.target.letters} WHERE resolved_at IS NULL")).fetchone()
-        return 0 if row is None else int(row[0])
+        return catalogue.open_letters(conn, self.target.letters)
 
     def settle(self, conn: Conn) -> None:
         """Make the letters those of the new tables, in the transaction of the swap."""
@@ -270,23 +291,7 @@ class _Rows:
             ),
             (name, position),
         )
-        conn.execute(
-            query(
-                f"UPDATE ledger.dead_letters l SET reason = k.reason, error = k.error FROM {own} k WHERE l.projection = %s AND"
-                f" l.resolved_at IS NULL AND {same}"
-            ),
-            (name,),
-        )
-        conn.execute(
-            query(
-                "INSERT INTO ledger.dead_letters (projection, program, position, slot, signature, event_index, event_name, scope, reason,"
-                " error, raw) SELECT projection, program, position, slot, signature, event_index, event_name, scope, reason, error, raw"
-                f" FROM {own} k WHERE resolved_at IS NULL AND NOT EXISTS (SELECT FROM ledger.dead_letters l WHERE l.projection = %s AND"
-                " l.resolved_at IS NULL AND l.position = k.position AND l.event_index = k.event_index) ORDER BY position, event_index"
-            ),
-            (name,),
-        )
-        conn.execute(query(f"DROP TABLE {own}"))
+        catalogue.take_letters(conn, name, own)
 
     def _discard(self, conn: Conn) -> None:
         """What an operator left out while the tables were built is left out of them too."""
@@ -319,7 +324,8 @@ class _Events:
         self.tables = [("decoded", ["position", "event_index"])]
         self._decoder = Decoder(specs)
         self._state: State | None = None
-        self._poisons: dict[tuple[int, int], Poison] = {}
+        # A table, since nothing bounds how many events do not decode.
+        self._letters = ""
 
     @property
     def state(self) -> State:
@@ -330,14 +336,15 @@ class _Events:
         """Decode the ledger from its beginning; how many rows it had."""
         schema = schema_of(generation)
         catalogue.create_decoded(conn, schema)
+        self._letters = catalogue.own_letters(conn, self.name, schema)
         position, retraction_id = _bounds(conn, catalogue.states(conn)[EVENTS], self.version)
         count, place = 0, (-1, -1)
         with parts(self.dsn, self.specs, Wanted(None, None, position, retraction_id), position) as supply:
             for part in supply:
-                if part.lines:
-                    with conn.transaction():
+                with conn.transaction():
+                    if part.lines:
                         copy_decoded(conn, schema, part.lines)
-                self._undecodable(part.events)
+                    park_undecodable(conn, self.specs, part.events, self._letters)
                 count, place = count + part.rows, max(place, part.place)
                 if progress is not None:
                     progress(count, position)
@@ -354,8 +361,7 @@ class _Events:
 
     def catch_up(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
         """Add a batch to the new table, in the caller's transaction."""
-        self._state = advance_events(conn, self.specs, self.state, batch, retractions, beside=True)
-        self._undecodable(batch.events)
+        self._state = advance_events(conn, self.specs, self.state, batch, retractions, self._letters)
 
     def batch(self, rows: Sequence[reads.LedgerRow]) -> Batch:
         return batch_of(self.state.position, rows, self._decoder)
@@ -366,19 +372,12 @@ class _Events:
 
     def letters(self, conn: Conn) -> int:
         """Events of programs without a projection that do not decode."""
-        return len(self._poisons)
+        return catalogue.open_letters(conn, self._letters)
 
     def settle(self, conn: Conn) -> None:
         """Letters of programs without a projection: what decodes now is resolved, and what does not is parked, once."""
         settle_undecodable(conn, self.state.schema)
-        gone = catalogue.discarded(conn, EVENTS)
-        park_undecodable(conn, self.specs, [p for place, p in self._poisons.items() if place not in gone])
-
-    def _undecodable(self, events: Sequence[Event | Poison]) -> None:
-        alone = {spec.address for spec in self.specs if not spec.projections}
-        self._poisons.update(
-            {(e.position, e.event_index): e for e in events if isinstance(e, Poison) and e.program in alone}
-        )
+        catalogue.take_letters(conn, self.name, self._letters)
 
 
 def _catch_up(conn: Conn, work: _Rows | _Events, live: State, rows_max: int | None = None) -> bool:
@@ -417,10 +416,11 @@ def _compared(conn: Conn, work: _Rows | _Events, generation: int) -> tuple[Table
         return tuple(_difference(reader, table, key, old, new) for table, key in work.tables)
 
 
-def _swap(conn: Conn, work: _Rows | _Events, generation: int) -> None:
+def _swap(conn: Conn, work: _Rows | _Events, generation: int, waits: Waits | None) -> None:
     """Catch up for the last time and show the new tables, in one transaction."""
-    built = work.state
+    built, told = work.state, time.monotonic()
     for attempt in range(_SWAP_ATTEMPTS):
+        on = _WRITERS
         try:
             with conn.transaction():
                 conn.execute(f"SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = {_ROW_LOCK_MS}")
@@ -434,15 +434,45 @@ def _swap(conn: Conn, work: _Rows | _Events, generation: int) -> None:
                 # From here on readers could wait for us: not longer than this, the first times hardly at all.
                 wait_ms = min(5 << min(attempt, 10), bootstrap.SWAP_LOCK_MS)
                 conn.execute(f"SET LOCAL lock_timeout = {wait_ms}")
+                on = _READERS
                 replace_views(conn, work.specs, catalogue.states(conn))
             _drop_quietly(conn, live.generation)
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             work.again(built)
+            if waits is not None and time.monotonic() - told >= WAITS_TOLD_S:
+                told = time.monotonic()
+                waits(Waiting(work.name, on, _holders(conn, on)))
             time.sleep(min(0.02 * (attempt + 1), 1.0))
     raise UserError(
-        f"{work.name}: readers held the views for all of {_SWAP_ATTEMPTS} attempts; end long queries and try again",
+        f"{work.name}: the swap waited for {on} in all of {_SWAP_ATTEMPTS} attempts, last for {'; '.join(_holders(conn, on)) or 'nobody'};"
+        " end long queries and try again",
         EXIT_UNREACHABLE,
+    )
+
+
+_READERS = "readers of its views"
+_WRITERS = "another writer of its record"
+_HOLDERS_MAX = 5
+_HOLDING = (
+    "SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::int AS held"
+    " FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_backend_pid()"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND "
+)
+_ON = {
+    _READERS: "l.relation IN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN projections.views v"
+    " ON v.schema = n.nspname AND v.name = c.relname)",
+    # Who locks a row holds its table in this mode.
+    _WRITERS: "l.relation = 'projections.installed'::regclass AND l.mode IN ('RowShareLock', 'RowExclusiveLock')",
+}
+
+
+def _holders(conn: Conn, on: str) -> tuple[str, ...]:
+    """The sessions that stand in the way, the longest first: what an operator needs to find and end them."""
+    found = conn.execute(query(f"{_HOLDING}{_ON[on]} ORDER BY held DESC NULLS LAST LIMIT {_HOLDERS_MAX}"))
+    return tuple(
+        f"pid {pid} ({user or 'unknown'}, {application or 'no application name'}, {state or 'unknown'}, for {held or 0} s)"
+        for pid, user, application, state, held in found
     )
 
 

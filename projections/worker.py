@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
@@ -26,6 +26,9 @@ from projections.store import Store, quoted
 from projections.tape import ROWS_MAX, Tape
 from projections.views import installed_name
 from schema import db, reads
+
+if TYPE_CHECKING:
+    from projections.rebuild import Waits
 
 POLL_S = 0.25
 RETRY_S = 5.0
@@ -214,11 +217,19 @@ class Worker:
     """Keeps the tables of the given programs up to date."""
 
     def __init__(
-        self, dsn: str, programs: Sequence[ProgramSpec], *, poll_s: float = POLL_S, rows_max: int = ROWS_MAX
+        self,
+        dsn: str,
+        programs: Sequence[ProgramSpec],
+        *,
+        poll_s: float = POLL_S,
+        rows_max: int = ROWS_MAX,
+        waits: Waits | None = None,
     ) -> None:
+        """waits: told who holds up the swap of a rebuild that began by itself."""
         self._dsn = dsn
         self._specs = tuple(programs)
         self._poll_s = poll_s
+        self._waits = waits
         self._tape = Tape(self._specs, rows_max)
         self._followers: tuple[Follower, ...] = (
             EventsFollower(self._specs),
@@ -374,7 +385,7 @@ class Worker:
         from projections.rebuild import rebuild
 
         try:
-            rebuild(self._dsn, self._specs, name)
+            rebuild(self._dsn, self._specs, name, waits=self._waits)
             self._rebuilding.pop(name, None)
         except UserError as error:
             # Another process is at it: its swap will show.

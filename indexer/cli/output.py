@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TextIO
 
 # Seconds between two log lines where there is no terminal.
@@ -48,8 +49,19 @@ def _shown(cell: Cell) -> str:
     return f"{cell:,.1f}" if isinstance(cell, float) else cell
 
 
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """What long work says: how far it is, by calling this; and, in `waits`, for what it waits, which stands there until it goes on."""
+
+    done: Callable[[int, int], None]
+    waits: Callable[[str], None]
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done(done, total)
+
+
 @contextmanager
-def progress(action: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(action: str, unit: str) -> Iterator[Tell]:
     """Gives `tell(done, total)`, which may be called as often as one likes. `action` names the work in bar and log."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -61,6 +73,11 @@ def progress(action: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     silent = not sys.stderr.isatty()
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=silent, transient=True) as bar:
         task = bar.add_task(action, total=None, rate="")
+
+        def waits(text: str) -> None:
+            bar.update(task, rate=text)
+            if silent:
+                log.warning(f"{action} waits", detail=text)
 
         def tell(done: int, total: int) -> None:
             nonlocal said
@@ -74,4 +91,4 @@ def progress(action: str, unit: str) -> Iterator[Callable[[int, int], None]]:
                     action, done=done, of=total, unit=unit, per_second=round(rate), seconds_left=left and round(left)
                 )
 
-        yield tell
+        yield Tell(tell, waits)

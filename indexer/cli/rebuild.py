@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from programs.errors import UserError
 
 if TYPE_CHECKING:
-    from projections.rebuild import Report, TableDifference
+    from indexer.cli.output import Tell
+    from projections.rebuild import Report, TableDifference, Waiting
 
 _EPILOG = """examples:
   indexer rebuild --dry-run
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
                     progress=tell,
                     # Told before the swap: who does not like them can still end the command.
                     compared=None if args.json else _tell(name),
+                    waits=_waits(tell),
                 )
             )
     if args.json:
@@ -83,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         _show(reports, args)
     differ = any(not d.equal for r in reports for d in r.differences)
     return 1 if any(r.dead_letters for r in reports) or (args.dry_run and differ) else 0
+
+
+def _waits(tell: Tell) -> Callable[[Waiting], None]:
+    return lambda waiting: tell.waits(str(waiting))
 
 
 def _tell(name: str) -> Callable[[tuple[TableDifference, ...]], None]:

@@ -242,3 +242,44 @@ def test_readers_see_whole_states_and_do_not_wait(chain: Any) -> None:
     assert all(votes == tally for votes, tally in seen), sorted(seen)
     assert max(seen) <= (VOTES + 120, VOTES + 120)
     assert _shown(chain.dsn)[:2] == (VOTES + 120, VOTES + 120)
+
+
+def test_a_swap_that_waits_says_for_whom(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that keeps its transaction open is named, and the swap goes on when it ends."""
+    monkeypatch.setattr("projections.rebuild.WAITS_TOLD_S", 0.0)
+    told: list[Any] = []
+    with database.connect(chain.dsn, application="slow report") as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM voting.votes")
+        pid = reader.info.backend_pid
+
+        def waits(waiting: Any) -> None:
+            told.append(waiting)
+            if len(told) == 2:
+                reader.execute("COMMIT")
+
+        assert rebuild(chain.dsn, chain.specs, "voting", waits=waits).swapped
+    assert len(told) == 2
+    assert "readers" in told[0].on
+    assert any(f"pid {pid} " in holder and "slow report" in holder for holder in told[0].holders), told[0]
+    assert str(pid) in str(told[0])
+
+
+def test_a_swap_that_waits_for_a_writer_says_so(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.rebuild.WAITS_TOLD_S", 0.0)
+    monkeypatch.setattr("projections.rebuild._ROW_LOCK_MS", 20)
+    told: list[Any] = []
+    with database.connect(chain.dsn, application="stuck") as writer:
+
+        def compared(_found: Any) -> None:
+            writer.execute("BEGIN")
+            writer.execute("SELECT FROM projections.installed WHERE name = 'voting.voting' FOR UPDATE")
+
+        def waits(waiting: Any) -> None:
+            told.append(waiting)
+            writer.execute("COMMIT")
+
+        assert rebuild(chain.dsn, chain.specs, "voting", compared=compared, waits=waits).swapped
+    assert len(told) == 1
+    assert "writer" in told[0].on
+    assert any("stuck" in holder for holder in told[0].holders), told[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 import threading
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from projections import bootstrap, dead_letters
 from projections.bootstrap import REBUILD_LOCK_SPACE
 from projections.decoding import ProgramSpec
+from projections.fold import Poison
 from projections.model import Event, Projection, Rows
 from projections.rebuild import rebuild
 from projections.worker import Worker
@@ -280,3 +282,40 @@ def test_the_accounts_mirror_that_fails_stops_nothing(chain: Any, monkeypatch: p
         with database.connect(chain.dsn) as conn:
             conn.execute("ALTER TABLE projections.away RENAME TO account_cursor")
         until(lambda: run.worker.reasons(10) == [])
+
+
+def test_a_rebuild_of_the_events_holds_no_more_poison_than_a_part(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters of a build wait in its own table, however many; what decodes now is resolved, and what was discarded stays so."""
+    monkeypatch.setattr("projections.supply.PART_ROWS", 10)
+    chain = history.Ledger(db)
+    spec = bootstrap.spec("voting", history.PROGRAM, chain.program_id, history.IDL, ())
+    bootstrap.ensure(db, (spec,))
+    whole = history.CODEC.encode_event(*history.community("a"))
+    chain.seal(*[history.transaction(2, n, whole[:30]) for n in range(200)], history.transaction(3, 0, whole))
+    worker = Worker(db, (spec,))
+    with database.connect(db) as conn:
+        while worker.step(conn):
+            pass
+        # It keeps its last batches, and these are counted below.
+        del worker
+        conn.execute("UPDATE ledger.dead_letters SET resolved_at = now(), resolution = 'discarded' WHERE position = 7")
+        # As if it had been parked under an older IDL, and decoded with today's.
+        conn.execute("UPDATE ledger.dead_letters SET position = 201 WHERE position = 8")
+        conn.execute("UPDATE ledger.dead_letters SET error = 'old' WHERE position = 9")
+    held: list[int] = []
+
+    def count(_done: int, _total: int) -> None:
+        gc.collect()
+        held.append(sum(type(each) is Poison for each in gc.get_objects()))
+
+    report = rebuild(db, (spec,), "events", progress=count)
+    assert len(held) >= 20
+    assert max(held) <= 20, held
+    assert report.dead_letters == 200
+    with database.connect(db) as conn:
+        found = conn.execute(
+            "SELECT position, resolution FROM ledger.dead_letters ORDER BY position, event_index"
+        ).fetchall()
+        assert found == [(n, "discarded" if n == 7 else None) for n in range(1, 201)] + [(201, "applied")]
+        assert conn.execute("SELECT count(*) FROM ledger.dead_letters WHERE error = 'old'").fetchone() == (0,)
+    assert all(d.equal for d in rebuild(db, (spec,), "events").differences)

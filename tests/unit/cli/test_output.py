@@ -45,3 +45,13 @@ def test_progress_without_a_terminal_is_a_log_line(
         ("rebuild", 50, 100, "transactions"),
     ]
     assert said[1]["seconds_left"] is not None
+
+
+def test_what_long_work_waits_for_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    with output.progress("rebuild", "transactions") as tell:
+        tell.waits("the swap waits for pid 7")
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["action"], line["level"], line["detail"]) for line in said] == [
+        ("rebuild waits", "warning", "the swap waits for pid 7")
+    ]
