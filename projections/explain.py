@@ -73,7 +73,7 @@ def explain(dsn: str, specs: Sequence[ProgramSpec], table: str, key: str) -> lis
         target = Target(
             spec, projection, Store(conn, projection, state.schema), state, f"{quoted(states[EVENTS].schema)}.decoded"
         )
-        target.store.load([(name, (key,))])
+        target.store.load({"": [(name, (key,))]})
         row = target.store.held[name][(key,)]
         if row is None:
             raise UserError(f"KEY {key!r}: {table} has no such row", 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,11 +49,11 @@ class Parked:
 
 
 class Loader(Protocol):
-    """Where rows come from. After `load`, `held[table]` has every key, None for a row that does not exist."""
+    """Where rows come from. After `load`, of keys by event, `held[table]` has every key, None for a row that does not exist."""
 
     held: dict[str, dict[Key, Row | None]]
 
-    def load(self, keys: Iterable[tuple[str, Key]]) -> None: ...
+    def load(self, wanted: Mapping[str, Iterable[tuple[str, Key]]]) -> None: ...
 
     def touch(self, changed: Iterable[tuple[str, Key]]) -> None: ...
 
@@ -70,7 +70,7 @@ def fold(
     The events must come in chain order within a scope. Returns what was not applied.
     """
     handlers = projection.handlers
-    keys: list[tuple[str, Key]] = []
+    keys: dict[str, list[tuple[str, Key]]] = {}
     batch: list[tuple[Event | Poison, Handler | None, list[tuple[str, Key]], str | None]] = []
     for event in events:
         if skip and (event.position, event.event_index) in skip:
@@ -89,7 +89,7 @@ def fold(
                     mine.append((wanted.table, key))
         except Exception as error:
             wrong = _line(error)
-        keys += mine
+        keys.setdefault(event.name, []).extend(mine)  # type: ignore[arg-type]
         batch.append((event, on.handler, mine, wrong))
     store.load(keys)
     rows = Rows(projection, store.held)
@@ -136,10 +136,11 @@ class MemoryStore:
     def __init__(self, projection: Projection) -> None:
         self.held: dict[str, dict[Key, Row | None]] = {t.name: {} for t in projection.tables}
 
-    def load(self, keys: Iterable[tuple[str, Key]]) -> None:
+    def load(self, wanted: Mapping[str, Iterable[tuple[str, Key]]]) -> None:
         """Every key that was never made is a row that does not exist."""
-        for table, key in keys:
-            self.held[table].setdefault(key, None)
+        for keys in wanted.values():
+            for table, key in keys:
+                self.held[table].setdefault(key, None)
 
     def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
         """Nothing has to be written."""

@@ -6,7 +6,7 @@ upsert. The cache outlives a batch; the writer's lock on the projection's row ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, LiteralString, cast
@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from projections import copytext
 from projections.columns import as_put
+from projections.guesses import Guesses, Misguessed
 from projections.model import PROVENANCE, Key, Projection, Row
 
 # About 2 kB each in memory, so 40 MB: two copies fit beside everything else in what a rebuild may take.
@@ -157,7 +158,8 @@ class Store:
     """A generation's rows, the most recently used of them held. `rows_max` bounds what stays between batches.
 
     Followers write what a batch changed at its end. With `bulk`, rows are written when they must make room, and by `flush`: for a fold
-    whose half-way states nobody sees. `fresh` says that the tables are empty and nobody else writes to them.
+    whose half-way states nobody sees. `fresh` says that the tables are empty and nobody else writes to them. With `guesses`, which do not
+    go with `bulk`, `write` raises Misguessed where a batch has to be done again.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class Store:
         *,
         bulk: bool = False,
         fresh: bool = False,
+        guesses: Guesses | None = None,
     ) -> None:
         self._conn = conn
         self._sql = {t.name: _Sql(t, schema) for t in projection.tables}
@@ -179,25 +182,37 @@ class Store:
         self._stored: dict[str, dict[Key, Row]] = {name: {} for name in self._sql}
         self._dirty: dict[str, set[Key]] = {name: set() for name in self._sql}
         self._seen: dict[str, _Seen] | None = {name: _Seen() for name in self._sql} if fresh else None
+        assert not (bulk and guesses), "a guess is proven by the batch's own write"
+        self._guesses = guesses
+        self._guessed: dict[str, set[Key]] = {name: set() for name in self._sql}
 
     def use(self, conn: psycopg.Connection[Any]) -> None:
         """Go on over another connection."""
         self._conn = conn
 
-    def load(self, keys: Iterable[tuple[str, Key]]) -> None:
-        """Bring the rows of the keys into the cache."""
-        wanted: dict[str, list[Key]] = {}
-        for table, key in keys:
-            held = self.held[table]
-            # Put back at the end: a dictionary keeps its order, so the least recently used rows come first.
-            row = held.pop(key, _MISSING)
-            if row is _MISSING:
-                row = None
-                if self._seen is None or key in self._seen[table]:
-                    wanted.setdefault(table, []).append(key)
-            held[key] = row
-        for table, missing in wanted.items():
-            self._select(table, missing)
+    def load(self, wanted: Mapping[str, Iterable[tuple[str, Key]]]) -> None:
+        """Bring the rows of the keys, by event, into the cache."""
+        missing: dict[tuple[str, str], list[Key]] = {}
+        for event, keys in wanted.items():
+            for table, key in keys:
+                held = self.held[table]
+                # Put back at the end: a dictionary keeps its order, so the least recently used rows come first.
+                row = held.pop(key, _MISSING)
+                if row is _MISSING:
+                    row = None
+                    if self._seen is None or key in self._seen[table]:
+                        missing.setdefault((event, table), []).append(key)
+                held[key] = row
+        guesses = self._guesses
+        if guesses is not None:
+            for place in [place for place in missing if guesses.novel(*place)]:
+                self._guessed[place[1]].update(missing.pop(place))
+        for name in {table for _, table in missing}:
+            self._select(name, [key for (_, table), keys in missing.items() if table == name for key in keys])
+        if guesses is not None:
+            for (event, table), keys in missing.items():
+                held = self.held[table]
+                guesses.looked(event, table, len(keys), sum([held[key] is not None for key in keys]))
 
     def _select(self, table: str, missing: list[Key]) -> None:
         statement, held, stored = self._sql[table], self.held[table], self._stored[table]
@@ -234,6 +249,18 @@ class Store:
             if keys:
                 self._write(table, keys)
                 keys.clear()
+        for table, guessed in self._guessed.items():
+            if guessed:
+                # Not added, so nothing has proven yet that they are not there.
+                lists = [list(column) for column in zip(*guessed, strict=True)]
+                if self._conn.execute(self._sql[table].select, lists).fetchone() is not None:
+                    raise self._misguessed(table)
+                guessed.clear()
+
+    def _misguessed(self, table: str) -> Misguessed:
+        assert self._guesses is not None, "who does not guess is not wrong"
+        self._guesses.wrong(table)
+        return Misguessed(table)
 
     def _make_room(self, count: int) -> None:
         for table, held in sorted(self.held.items(), key=lambda item: -len(item[1])):
@@ -268,11 +295,13 @@ class Store:
         # Neighbours in the key's index are then written together.
         new.sort()
         if new:
-            line = statement.line
-            with self._conn.cursor() as cursor, cursor.copy(statement.copy) as copy:
-                # In small parts: the server stores the first rows while we make the lines of the next.
-                for at in range(0, len(new), _COPY_ROWS):
-                    copy.write("".join([line(held[key]) for key in new[at : at + _COPY_ROWS]]))  # type: ignore[arg-type]
+            try:
+                self._add(statement, [held[key] for key in new])  # type: ignore[misc]
+            except psycopg.errors.UniqueViolation:
+                if self._guessed[table].isdisjoint(new):
+                    raise
+                raise self._misguessed(table) from None
+            self._guessed[table].difference_update(new)
         for at in range(0, len(changed), _WRITE_ROWS_MAX):
             part = changed[at : at + _WRITE_ROWS_MAX]
             update = statement.update([stored[key] for key in part], [held[key] for key in part])  # type: ignore[misc]
@@ -289,12 +318,20 @@ class Store:
         if self._seen is not None:
             self._seen[table].add(new)
 
+    def _add(self, statement: _Sql, rows: Sequence[Row]) -> None:
+        line = statement.line
+        with self._conn.cursor() as cursor, cursor.copy(statement.copy) as copy:
+            # In small parts: the server stores the first rows while we make the lines of the next.
+            for at in range(0, len(rows), _COPY_ROWS):
+                copy.write("".join([line(row) for row in rows[at : at + _COPY_ROWS]]))
+
     def clear(self) -> None:
         """Forget everything; after a failed transaction, and when the tables changed under the cache."""
         for name in self._sql:
             self.held[name].clear()
             self._stored[name].clear()
             self._dirty[name].clear()
+            self._guessed[name].clear()
         self._seen = None
 
 

@@ -21,6 +21,7 @@ from projections.apply import Batch, Target, advance, advance_events, batch_of, 
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec, collect_rarely
+from projections.guesses import Guesses, Misguessed
 from projections.model import Projection
 from projections.store import Store, quoted
 from projections.tape import ROWS_MAX, Tape
@@ -97,6 +98,10 @@ class _Following:
             return False
         try:
             return self._step(conn, tape)
+        except Misguessed:
+            # Nothing was committed; the batch is done again, and looks this time.
+            self.forget()
+            return True
         except Exception as error:
             # One projection's mistake stops that projection only; it is tried again after a pause.
             self.forget()
@@ -163,13 +168,14 @@ class ProjectionFollower(_Following):
         super().__init__(installed_name(spec, projection), specs)
         self._spec, self._projection = spec, projection
         self._target: Target | None = None
+        self._guesses = Guesses()
 
     def wanted_version(self) -> str:
         return version(self._spec, self._projection)
 
     def take(self, conn: Conn, state: State) -> None:
         decoded = f"{quoted(catalogue.states(conn)[EVENTS].schema)}.decoded"
-        store = Store(conn, self._projection, state.schema)
+        store = Store(conn, self._projection, state.schema, guesses=self._guesses)
         self._target = Target(self._spec, self._projection, store, state, decoded)
         self.state = state
 
