@@ -49,7 +49,7 @@ _DECODED_INDEXES = """
 ALTER TABLE {0}.decoded ADD PRIMARY KEY (position, event_index);
 CREATE INDEX decoded_by_name ON {0}.decoded (program, name, position, event_index);
 CREATE INDEX decoded_by_slot ON {0}.decoded (slot, transaction_index, event_index);
-CREATE INDEX decoded_by_signature ON {0}.decoded (signature);
+CREATE INDEX decoded_by_signature ON {0}.decoded USING hash (signature);
 """
 
 

@@ -92,7 +92,7 @@ QUERIES = [
     ("a wallet's ballot on a question", "SELECT * FROM voting.votes WHERE question = 'q5/4' AND voter = 'w48'",
      ("votes_by_ballot", "votes_by_question", "votes_by_voter")),
     ("may a wallet vote", "SELECT * FROM voting.eligibility WHERE question = 'q5/4' AND wallet = 'w48'",
-     ("questions_pkey",)),
+     ("votes_by_ballot",)),
     ("newest activity, a page",
      "SELECT * FROM events.decoded WHERE (position, event_index) < (50000, 0) ORDER BY position DESC, event_index DESC LIMIT 20", ("decoded_pkey",)),
     ("newest votes of a community",
@@ -149,3 +149,18 @@ def test_keyset_pages_have_neither_hole_nor_repeat(
         cursor = (at[0], seen[-1])
     assert seen == expected
     assert len(seen) >= 6
+
+
+def test_the_index_of_signatures_is_changed_where_the_table_is_there_already(db: str) -> None:
+    def method() -> list[tuple[Any, ...]]:
+        with database.connect(db) as conn:
+            return conn.execute(
+                "SELECT m.amname FROM pg_class c JOIN pg_am m ON m.oid = c.relam WHERE c.relname = 'decoded_by_signature'"
+            ).fetchall()
+
+    bootstrap.ensure(db, (history.Ledger(db).spec(),))
+    assert method() == [("hash",)]
+    database.downgrade(db, "0003")
+    assert method() == [("btree",)]
+    database.upgrade(db)
+    assert method() == [("hash",)]
