@@ -74,9 +74,16 @@ class Decoder:
         self._specs = tuple(specs)
         self._ids = {spec.address: spec.program_id for spec in self._specs}
         self._extractors: dict[tuple[int, ...], Extractor] = {}
+        self._at: tuple[int, Extractor] | None = None
 
     def extractor(self, slot: int) -> Extractor:
         """The extractor for a slot; one object while the same IDLs hold."""
+        # Rows come slot by slot. A registry may learn of another version, so no answer is kept for longer.
+        if self._at is None or self._at[0] != slot:
+            self._at = slot, self._looked_up(slot)
+        return self._at[1]
+
+    def _looked_up(self, slot: int) -> Extractor:
         codecs = [spec.codec_at(slot) for spec in self._specs]
         key = tuple(map(id, codecs))
         if key not in self._extractors:
@@ -88,6 +95,7 @@ class Decoder:
     def decode(self, rows: Iterable[LedgerRow]) -> list[Event | Poison]:
         """The events of the rows, in their order. An event written both ways appears once."""
         found: list[Event | Poison] = []
+        self._at = None
         for row in rows:
             raw = row.raw
             extraction = self.extractor(raw.slot).extract(raw)

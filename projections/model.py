@@ -343,8 +343,10 @@ class TableRows:
 
     def put(self, *key: Any, **values: Any) -> None:
         """Make the row, or replace it as a whole. Columns that are not given get their default."""
-        before = self._row(key)
-        event, shape = self._event(), self._shape
+        now, shape = self._now, self._shape
+        # `_row` and `_event`, written out: this runs for every event there is.
+        before = self._held[key] if (self._name, key) in now.keys else self._row(key)
+        event = now.event or self._event()
         row = shape.put(tuple(values))(key, values, event.slot, event.signature)
         if row is None:
             self._check(key, values)
@@ -356,20 +358,21 @@ class TableRows:
             row = {**shape.empty, **dict(zip(shape.key, key, strict=True)), **values}
             row["created_slot"] = row["updated_slot"] = event.slot
             row["created_signature"] = row["updated_signature"] = event.signature
-        self._now.journal.append((self, key, before))
+        now.journal.append((self, key, before))
         self._held[key] = row
 
     def update(self, *key: Any, **values: Any) -> None:
         """Change columns of a row that exists. ProjectionError when it does not."""
-        before = self._row(key)
-        event = self._event()
+        now = self._now
+        before = self._held[key] if (self._name, key) in now.keys else self._row(key)
+        event = now.event or self._event()
         if before is None:
             raise ProjectionError(f"{self._name}: no row {key!r} to update; the event that makes it is missing")
         row = self._shape.update(tuple(values))(before, values, event.slot, event.signature)
         if row is None:
             self._check(key, values)
             row = {**before, **values, "updated_slot": event.slot, "updated_signature": event.signature}
-        self._now.journal.append((self, key, before))
+        now.journal.append((self, key, before))
         self._held[key] = row
 
     def delete(self, *key: Any) -> None:
