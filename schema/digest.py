@@ -25,9 +25,12 @@ from hashlib import sha256
 
 GENESIS_TAG = b"community-voting-indexer/v1"
 _HEAD = struct.Struct("<QI64shI")
+# The same without an error and with the length of the wire: nearly every row.
+_HEAD_PLAIN = struct.Struct("<QI64shII")
 _LENGTH = struct.Struct("<I")
 _ABSENT_LENGTH = 0xFFFFFFFF
 _ABSENT = _LENGTH.pack(_ABSENT_LENGTH)
+_EMPTY = _LENGTH.pack(0)
 LEGACY = -1
 
 
@@ -47,23 +50,21 @@ def row_digest(
         raise ValueError(f"a signature has 64 bytes, not {len(signature)}")
     pack = _LENGTH.pack
     known = LEGACY if version is None else version
-    # Without an error, as nearly always, head and mark are one piece: each piece costs as much as a hundred bytes of hashing.
+    # Each piece costs as much as a hundred bytes of hashing.
     if err is None:
-        head = _HEAD.pack(slot, transaction_index, signature, known, _ABSENT_LENGTH)
+        head = _HEAD_PLAIN.pack(slot, transaction_index, signature, known, _ABSENT_LENGTH, len(wire))
     else:
-        head = _HEAD.pack(slot, transaction_index, signature, known, len(err)) + err
+        head = _HEAD.pack(slot, transaction_index, signature, known, len(err)) + err + pack(len(wire))
     return sha256(
         b"".join(
             (
                 head,
-                pack(len(wire)),
                 wire,
                 _ABSENT if logs is None else pack(len(logs)),
                 logs or b"",
                 _ABSENT if inner is None else pack(len(inner)),
                 inner or b"",
-                pack(len(loaded)),
-                loaded,
+                pack(len(loaded)) + loaded if loaded else _EMPTY,
             )
         )
     ).digest()

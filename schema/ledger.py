@@ -723,7 +723,6 @@ async def _append_rows(conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: 
     if not rows:
         return Appended(None, None), []
     first = head.last_position + 1
-    lead = encoding.lead
     found: list[bytes] = []
     async with (
         conn.cursor() as cursor,
@@ -734,10 +733,9 @@ async def _append_rows(conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: 
     ):
         await copy.write(encoding.COPY_HEADER)
         for at in range(0, len(rows), _COPY_CHUNK_ROWS):
-            pieces = [row.prepare() if isinstance(row, PendingRow) else row for row in rows[at : at + _COPY_CHUNK_ROWS]]
-            found += [row.digest for row in pieces]
-            parts = [part for n, row in enumerate(pieces, first + at) for part in (lead(n, origin), row.encoded)]
-            await copy.write(b"".join(parts))
+            piece, values = encoding.copy_rows(rows[at : at + _COPY_CHUNK_ROWS], first + at, origin)
+            found += values
+            await copy.write(piece)
         await copy.write(encoding.COPY_TRAILER)
     return Appended(first, head.last_position + len(rows)), found
 

@@ -7,6 +7,7 @@ row is appended, so they come first and the rest is encoded once, here.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ _VERSION = struct.Struct(">ih")
 _TAIL = struct.Struct(">i?ihi32s")
 _NULL_LENGTH = -1
 _NULL = _LENGTH.pack(_NULL_LENGTH)
+_EMPTY = _LENGTH.pack(0)
 _INT2_OID = 21
 _FIELDS = 16
 _pack = msgspec.msgpack.Encoder().encode
@@ -141,10 +143,6 @@ class PendingRow(msgspec.Struct, frozen=True, gc=False):
     raw: RawTransaction
     witnesses: int
 
-    def prepare(self) -> PreparedRow:
-        """The row ready to be appended."""
-        return prepare_row(self.raw, self.programs, self.witnesses)
-
 
 AnyRow = PreparedRow | PendingRow
 
@@ -160,6 +158,29 @@ def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) 
     """Encode a transaction for the ledger. ValueError when it has no valid signature or no program."""
     if not programs:
         raise ValueError(f"transaction {raw.signature} mentions no watched program")
+    signature = raw.signature_bytes if type(raw) is StoredTransaction else base58.decode(raw.signature)
+    encoded, digest = _encode(b"", raw, programs, witnesses)
+    return PreparedRow(raw.slot, raw.transaction_index, signature, programs, digest, encoded)
+
+
+def copy_rows(rows: Sequence[AnyRow], first: int, origin: int) -> tuple[bytes, list[bytes]]:
+    """The COPY bytes of the rows at positions `first` and on, and their digests. ValueError as `prepare_row`."""
+    parts, digests = [], []
+    pack = _LEAD.pack
+    for position, row in enumerate(rows, first):
+        before = pack(_FIELDS, 8, position, 2, origin)
+        if type(row) is PendingRow:
+            encoded, digest = _encode(before, row.raw, row.programs, row.witnesses)
+            parts.append(encoded)
+        else:
+            digest = row.digest  # type: ignore[union-attr]  # mypy does not narrow by type()
+            parts += (before, row.encoded)  # type: ignore[union-attr]
+        digests.append(digest)
+    return b"".join(parts), digests
+
+
+def _encode(before: bytes, raw: RawTransaction, programs: tuple[int, ...], witnesses: int) -> tuple[bytes, bytes]:
+    """`before` and the row's COPY bytes behind position and origin; and its digest."""
     if type(raw) is StoredTransaction:
         signature, inner = raw.signature_bytes, raw.inner_bytes
     else:
@@ -167,11 +188,11 @@ def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) 
     lines = raw.logs
     logs = None if lines is None else encode_logs(lines)
     loaded = b"".join(raw.loaded) if raw.loaded else b""
-    err = None if raw.err is None else raw.err.encode()
-    wire = raw.wire
-    digest = row_digest(raw.slot, raw.transaction_index, signature, raw.version, err, wire, logs, inner, loaded)
-    length = _LENGTH.pack
+    wire, version, error = raw.wire, raw.version, raw.err
     slot, index, time = raw.slot, raw.transaction_index, raw.block_time
+    err = None if error is None else error.encode()
+    digest = row_digest(slot, index, signature, version, err, wire, logs, inner, loaded)
+    length = _LENGTH.pack
     if err is None and time is not None:
         head = _HEAD_PLAIN.pack(8, slot, 4, index, 64, signature, 8, time, _NULL_LENGTH, len(wire))
     else:
@@ -183,19 +204,19 @@ def prepare_row(raw: RawTransaction, programs: tuple[int, ...], witnesses: int) 
         )
     encoded = b"".join(
         (
+            before,
             head,
             wire,
             _NULL if logs is None else length(len(logs)),
             logs or b"",
             _NULL if inner is None else length(len(inner)),
             inner or b"",
-            length(len(loaded)),
-            loaded,
-            _version_and_programs(raw.version, programs),
+            length(len(loaded)) + loaded if loaded else _EMPTY,
+            _version_and_programs(version, programs),
             _TAIL.pack(1, lines is not None and TRUNCATION_MARK in lines, 2, witnesses, 32, digest),
         )
     )
-    return PreparedRow(slot, index, signature, programs, digest, encoded)
+    return encoded, digest
 
 
 def lead(position: int, origin: int) -> bytes:

@@ -192,29 +192,35 @@ class Watched:
         self._named = lru_cache(maxsize=1024)(self._name_all)
         self.addresses = addresses
 
-    def mentioned(self, wire: bytes, loaded: tuple[bytes, ...]) -> frozenset[Address]:
-        """Programs among the transaction's keys. A message of an unknown version is searched for the bytes of the address."""
-        found: tuple[bytes, ...] = ()
-        keys: tuple[int, int] | None = None
-        walked = False
+    def written(self, wire: bytes) -> list[tuple[bytes, int]]:
+        """Keys of programs whose bytes are in the wire, each with the place where they are first."""
+        found = []
         for key in self._by_key:
             at = wire.find(key)
-            if at < 0 and key not in loaded:
-                continue
-            if not walked:
-                keys, walked = static_keys(wire), True
-            if keys is None or _is_key(wire, key, at, *keys) or key in loaded:
-                found += (key,)
-        return self._named(found) if found else _NOBODY
+            if at >= 0:
+                found.append((key, at))
+        return found
 
-    def may_mention(self, wire: bytes, meta: msgspec.Raw) -> bool:
-        """Whether one of the programs may be among the keys: False only when it certainly is not. Much cheaper than to read `meta`."""
-        for key in self._by_key:
-            if key in wire:
-                return True
+    def told(self, meta: msgspec.Raw) -> bool:
+        """Whether one of the programs may be named in `meta`: False only when it certainly is not. Much cheaper than to read it."""
         text = memoryview(meta).tobytes()
         # A text with escaped letters and digits has to be read before it can be searched.
         return b"\\u00" in text or any(address in text for address in self._texts)
+
+    def mentioned(self, wire: bytes, written: list[tuple[bytes, int]], loaded: tuple[bytes, ...]) -> frozenset[Address]:
+        """Programs among the transaction's keys; `written` is what the method of that name found. A message of an unknown version is searched for
+        the bytes of the address."""
+        found: tuple[bytes, ...] = ()
+        if written:
+            span = static_keys(wire)
+            for key, at in written:
+                if span is None or _is_key(wire, key, at, *span):
+                    found += (key,)
+        if loaded:
+            if not written and not self._by_key.keys().isdisjoint(loaded):
+                static_keys(wire)
+            found += tuple([key for key in self._by_key if key in loaded and key not in found])
+        return self._named(found) if found else _NOBODY
 
     def _name_all(self, keys: tuple[bytes, ...]) -> frozenset[Address]:
         return frozenset(self._by_key[key] for key in keys)
@@ -365,7 +371,7 @@ def stored_transaction(raw: bytes, watched: Watched) -> Content | None:
         meta = parsed.meta or _Meta()
         loaded = _keys(meta.loadedAddresses)
         raw_transaction = _raw(wire, encoding, parsed.version, meta, loaded, parsed.slot, index or 0, parsed.blockTime)
-        return Content(raw_transaction, watched.mentioned(wire, loaded), index is not None)
+        return Content(raw_transaction, watched.mentioned(wire, watched.written(wire), loaded), index is not None)
     except (TransactionError, ValueError) as error:
         raise Garbage(f"transaction {index} of slot {parsed.slot}: {error}") from None
 
@@ -374,12 +380,13 @@ def _block_content(
     entry: _Transaction, slot: Slot, index: int, block_time: int | None, watched: Watched
 ) -> Content | None:
     wire, encoding = entry.transaction
-    if encoding == "base64" and not watched.may_mention(wire, entry.meta):
+    written = watched.written(wire)
+    if not written and encoding == "base64" and not watched.told(entry.meta):
         return None
     try:
         meta = _either(entry.meta, _meta, _loose_meta) or _Meta()
         loaded = _keys(meta.loadedAddresses)
-        programs = watched.mentioned(wire, loaded)
+        programs = watched.mentioned(wire, written, loaded)
         if not programs and encoding == "base64":
             return None
         return Content(_raw(wire, encoding, entry.version, meta, loaded, slot, index, block_time), programs)
@@ -428,10 +435,10 @@ def _first_signature(wire: bytes) -> bytes:
 
 
 def _inner(groups: list[_Inner]) -> bytes:
-    decode = base58.decode
+    data = iter(base58.decode_all([i.data for group in groups for i in group.instructions]))
     return rows.pack_inner(
         [
-            (group.index, place, i.programIdIndex, bytes(i.accounts), decode(i.data), i.stackHeight)
+            (group.index, place, i.programIdIndex, bytes(i.accounts), next(data), i.stackHeight)
             for group in groups
             for place, i in enumerate(group.instructions)
         ]

@@ -1,9 +1,12 @@
 """How fast replies become committed rows, beside psql's binary \\copy of the same rows into the same table.
 
 `python -m tests.bench.bench_ledger [--rows N] [--json]`; a million rows with --rows 1000000. Ratios of one run on one machine are what
-counts. The replies have real shape, 2.7 KB a transaction (wire, logs, inner instructions), every second batch by getBlock, the others by
-getTransaction, each with signatures of its own. Two ways are measured: one batch after the other, and with the next batch read in steps
-while the database works on this one. The server's settings are the embedded ones, fsync among them.
+counts. The replies have real shape, 2.7 KB a transaction (wire, logs, inner instructions), each with signatures of its own. Measured are: all
+rows by getBlock and all rows by getTransaction, each with the next batch read in steps while the database works on this one; and a tenth of
+the rows one batch after the other. The server's settings are the embedded ones, fsync among them.
+
+What it is held against: psql's binary \\copy of the same rows, as one file that is in memory, in one transaction, into an empty table of the same
+definition: indexes, append-only triggers and partitions are there, and no seal, checkpoint, fence, digest or commit in between.
 
 `floor_us` is what no rearrangement of Python takes away, processor microseconds a row, each part alone in the libraries' own code: reading the
 JSON (msgspec), base58 of three inner instructions (based58), packing logs and instructions (msgpack), sha256 of row and chain. `ours_us` is
@@ -125,9 +128,9 @@ def _numbers(slot: int) -> list[bytes]:
     return [text[at : at + NUMBER_CHARS] for at in range(0, len(text), NUMBER_CHARS)]
 
 
-async def contents(feed: Feed, slot: int) -> list[Content]:
-    """What the replies of a slot hold, through the edge's own parser, giving way to others now and then."""
-    if slot % 2:
+async def contents(feed: Feed, slot: int, whole: bool) -> list[Content]:
+    """What the replies of a slot hold, a whole block or singles, through the edge's own parser, giving way to others now and then."""
+    if whole:
         reply = parse.result(parse.envelope(feed.block(slot)))
         assert isinstance(reply, bytes)
         steps = parse.block_steps(reply, Slot(slot), WATCHED)
@@ -149,19 +152,19 @@ async def contents(feed: Feed, slot: int) -> list[Content]:
     return found
 
 
-async def one_by_one(feed: Feed, slots: range) -> AsyncIterator[tuple[int, list[Content]]]:
+async def one_by_one(feed: Feed, slots: range, whole: bool) -> AsyncIterator[tuple[int, list[Content]]]:
     """Each slot when it is asked for."""
     for slot in slots:
-        yield slot, await contents(feed, slot)
+        yield slot, await contents(feed, slot, whole)
 
 
-async def ahead(feed: Feed, slots: range) -> AsyncIterator[tuple[int, list[Content]]]:
+async def ahead(feed: Feed, slots: range, whole: bool) -> AsyncIterator[tuple[int, list[Content]]]:
     """Slots that were read while the ones before were being appended."""
     queue: asyncio.Queue[tuple[int, list[Content]]] = asyncio.Queue(AHEAD_BATCHES)
 
     async def read() -> None:
         for slot in slots:
-            await queue.put((slot, await contents(feed, slot)))
+            await queue.put((slot, await contents(feed, slot, whole)))
 
     reader = asyncio.create_task(read())
     for _ in slots:
@@ -169,7 +172,7 @@ async def ahead(feed: Feed, slots: range) -> AsyncIterator[tuple[int, list[Conte
     await reader
 
 
-async def sealed(dsn: str, total: int, source: Any) -> tuple[float, float, list[float]]:
+async def sealed(dsn: str, total: int, source: Any, whole: bool) -> tuple[float, float, list[float]]:
     """Seconds from bytes to commit for all rows, processor seconds of this process, seconds of each append."""
     feed = Feed()
     conn = await db.aconnect(dsn)
@@ -179,7 +182,7 @@ async def sealed(dsn: str, total: int, source: Any) -> tuple[float, float, list[
         assert lease is not None
         appends: list[float] = []
         began, cpu = time.perf_counter(), time.process_time()
-        async for slot, found in source(feed, range(total // BATCH_ROWS)):
+        async for slot, found in source(feed, range(total // BATCH_ROWS), whole):
             started = time.perf_counter()
             pending = [ledger.pending_row(content.raw, (1,), WITNESSES) for content in found]
             await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], pending, tip_slot=slot)
@@ -226,7 +229,9 @@ async def growth(dsn: str, lengths: list[int], rounds: int) -> list[float]:
             await conn.execute("CHECKPOINT")
             length, appends = wanted, []
             for slot in range(wanted // BATCH_ROWS, wanted // BATCH_ROWS + rounds):
-                pending = [ledger.pending_row(c.raw, (1,), WITNESSES) for c in await contents(feed, slot)]
+                pending = [
+                    ledger.pending_row(c.raw, (1,), WITNESSES) for c in await contents(feed, slot, bool(slot % 2))
+                ]
                 started = time.perf_counter()
                 await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], pending, allow_gap=True)
                 appends.append(time.perf_counter() - started)
@@ -324,26 +329,28 @@ def main() -> None:
         )
         return
     total = max(2, arguments.rows // BATCH_ROWS) * BATCH_ROWS
+    few = max(2, total // BATCH_ROWS // 10) * BATCH_ROWS
+    found: dict[str, Any] = {"rows": total, "reply_bytes_per_row": round(Feed().bytes)}
     with EmbeddedPostgres() as server:
-        few = min(total, 100_000)
-        plain, _, _ = asyncio.run(sealed(_database(server, "one_by_one"), few, one_by_one))
-        source = _database(server, "ahead")
-        seconds, cpu, appends = asyncio.run(sealed(source, total, ahead))
-        copy_seconds = copied(find_binaries() / "psql", source, _database(server, "copied"), total)
-    tenth = max(1, len(appends) // 10)
-    first, last = sorted(appends[:tenth])[tenth // 2], sorted(appends[-tenth:])[tenth // 2]
+        for name, whole in (("singles", False), ("blocks", True)):
+            seconds, cpu, appends = asyncio.run(sealed(_database(server, "ahead"), total, ahead, whole))
+            plain, _, _ = asyncio.run(sealed(_database(server, "one_by_one"), few, one_by_one, whole))
+            tenth = max(1, len(appends) // 10)
+            found[name] = {
+                "rows_per_second": round(total / seconds),
+                "rows_per_second_one_by_one": round(few / plain),
+                "cpu_us_per_row": round(cpu / total * 1e6, 1),
+                "append_ms_first_tenth": round(sorted(appends[:tenth])[tenth // 2] * 1e3, 1),
+                "append_ms_last_tenth": round(sorted(appends[-tenth:])[tenth // 2] * 1e3, 1),
+            }
+        copy_seconds = copied(
+            find_binaries() / "psql", server.dsn_for("postgres", "ahead"), _database(server, "copied"), total
+        )
+    found["copy_rows_per_second"] = round(total / copy_seconds)
+    for name in ("singles", "blocks"):
+        found[name]["ratio_to_psql_copy"] = round(found[name]["rows_per_second"] * copy_seconds / total, 3)
     floor, ours = floors()
-    found: dict[str, Any] = {
-        "rows": total,
-        "reply_bytes_per_row": round(Feed().bytes),
-        "rows_per_second": round(total / seconds),
-        "rows_per_second_one_by_one": round(few / plain),
-        "cpu_us_per_row": round(cpu / total * 1e6, 1),
-        "copy_rows_per_second": round(total / copy_seconds),
-        "ratio_to_psql_copy": round(copy_seconds / seconds, 3),
-        "ratio_to_psql_copy_one_by_one": round(copy_seconds / total * few / plain, 3),
-        "append_ms_first_tenth": round(first * 1e3, 1),
-        "append_ms_last_tenth": round(last * 1e3, 1),
+    found |= {
         "memory_mb_max": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "floor_us": floor,
         "ours_us": ours,
