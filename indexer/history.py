@@ -35,6 +35,7 @@ from indexer.core.protocol import (
 from indexer.core.replay import Replay
 from indexer.core.sealer import Sealer, SealPolicy
 from indexer.core.walk import PAGE_MAX
+from indexer.edges.ahead import AheadLedger, NotAppended
 from indexer.edges.driver import Driver
 from indexer.edges.ledger import ORIGIN_BACKFILL, LedgerMoved, PostgresLedger, TipClock
 from indexer.edges.rpc import RpcClient
@@ -129,7 +130,7 @@ async def _backfill_range(
     states = [session.state.programs[session.prepared.program_ids[address]] for address in addresses]
     before = {s.program.start_slot - 1 if s.finalized_slot is None else s.finalized_slot for s in states}
     commitment = "finalized" if before == {start - 1} else "confirmed"
-    database = PostgresLedger(
+    database = AheadLedger(
         settings.need_database(), session.lease, session.prepared.program_ids, TipClock(), ORIGIN_BACKFILL, commitment
     )
     rows = 0
@@ -140,14 +141,23 @@ async def _backfill_range(
         progress(max(r.slot_last for r in plan.ranges) - start + 1, rows)
 
     database.on_appended = appended
-    sealer = Sealer(
-        dict.fromkeys(addresses, Slot(start - 1)),
-        SealPolicy(commitment="finalized", block_hits_min=settings.block_hits_min),
-    )
-    driver = Driver(session.rpc, database)
+    policy = SealPolicy(commitment="finalized", block_hits_min=settings.block_hits_min)
+    ids = [session.prepared.program_ids[address] for address in addresses]
+    reached, deadline = start, time.monotonic() + UNPROVEN_S_MAX
     try:
-        while sealer.sealed < end:
-            await _insist(lambda: driver.drive(sealer.tick(None, Slot(end))), lambda: int(sealer.sealed))
+        while reached <= end:
+            sealer = Sealer(dict.fromkeys(addresses, Slot(reached - 1)), policy)
+            try:
+                await _seal_ahead(Driver(session.rpc, database), database, sealer, end)
+                break
+            except NotAppended as failed:
+                # What the sealer believes is thrown away with it.
+                before_it, reached = reached, await _reached(settings, ids, reached, end)
+                if reached > before_it:
+                    deadline = time.monotonic() + UNPROVEN_S_MAX
+                if time.monotonic() > deadline:
+                    raise UserError(f"INDEXER_DATABASE_URL: {failed}", EXIT_UNREACHABLE) from None
+                await asyncio.sleep(1.0)
     except LedgerMoved as moved:
         raise UserError(
             f"another process sealed some of slots {start}..{end} meanwhile ({moved}); run this again for what is left",
@@ -156,6 +166,23 @@ async def _backfill_range(
     finally:
         await database.close()
     return rows
+
+
+async def _seal_ahead(driver: Driver, database: AheadLedger, sealer: Sealer, end: int) -> None:
+    while sealer.sealed < end:
+        await _insist(lambda: driver.drive(sealer.tick(None, Slot(end))), lambda: int(sealer.sealed))
+    await database.settle()
+
+
+async def _reached(settings: Settings, programs: list[int], first: int, last: int) -> int:
+    """The first slot of first..last that the ledger does not have of all the programs; `first` while the database can't be asked."""
+    try:
+        async with await aconnect(settings.need_database()) as connection:
+            state = await ledger.load_state(connection)
+    except (psycopg.Error, OSError):
+        return first
+    starts = [next((low for low, _ in _free(state.programs[program], first, last)), last + 1) for program in programs]
+    return min(starts)
 
 
 async def _first_slot(session: _Session, address: Address) -> int:
