@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ __all__ = [
 CHANNEL = "indexer_ledger"
 CONFIRMED, FINALIZED = "confirmed", "finalized"
 # One write to the COPY stream: about what a socket's buffer holds, so that encoding the next overlaps with the server's work on this one.
-_COPY_CHUNK_ROWS = 48
+_COPY_CHUNK_ROWS = 64
 # What may wait in the driver's buffer before we wait for the server: each wait is a turn of the event loop.
 _COPY_UNFLUSHED_BYTES_MAX = 512 << 10
 _PARTITIONS_AT_ONCE = 1_000
@@ -576,15 +576,23 @@ def _check_request(seals: Sequence[SealRange], rows: Sequence[AnyRow], commitmen
     ranges = {seal.program_id: seal for seal in seals}
     if len(ranges) != len(seals):
         raise LedgerConflict("one append seals one range of a program")
-    slot, index = -1, -1
+    before: tuple[int, int] = (-1, -1)
+    programs: tuple[int, ...] = ()
     for row in rows:
-        before, slot, index = (slot, index), row.slot, row.transaction_index
-        if (slot, index) <= before:
-            raise LedgerConflict(f"the row at slot {slot}, index {index} does not come after {before}")
-        for program in row.programs:
-            seal = ranges.get(program)
-            if seal is None or not seal.slot_first <= slot <= seal.slot_last:
-                raise LedgerConflict(f"the row at slot {slot} is in no sealed range of program {program}")
+        place = (row.slot, row.transaction_index)
+        if place <= before:
+            raise LedgerConflict(f"the row at slot {place[0]}, index {place[1]} does not come after {before}")
+        if row.slot != before[0] or row.programs != programs:
+            programs = row.programs
+            _check_ranges(ranges, programs, row.slot)
+        before = place
+
+
+def _check_ranges(ranges: Mapping[int, SealRange], programs: tuple[int, ...], slot: int) -> None:
+    for program in programs:
+        seal = ranges.get(program)
+        if seal is None or not seal.slot_first <= slot <= seal.slot_last:
+            raise LedgerConflict(f"the row at slot {slot} is in no sealed range of program {program}")
 
 
 @contextlib.asynccontextmanager

@@ -109,12 +109,11 @@ class PostgresLedger:
     async def append(self, plan: SealPlan) -> Failure | None:
         """Rows, seals, checkpoints: one transaction."""
         seals = [ledger.SealRange(self._ids[r.address], r.slot_first, r.slot_last) for r in plan.ranges]
-        rows = [
-            ledger.pending_row(
-                row.raw, tuple(sorted(self._ids[a] for a in row.programs if a in self._ids)), row.witnesses
-            )
-            for row in plan.rows
-        ]
+        # Nearly all rows are of the same programs.
+        numbers: dict[frozenset[Address], tuple[int, ...]] = {}
+        for programs in {row.programs for row in plan.rows}:
+            numbers[programs] = tuple(sorted(self._ids[a] for a in programs if a in self._ids))
+        rows = [ledger.pending_row(row.raw, numbers[row.programs], row.witnesses) for row in plan.rows]
         upper = max(r.slot_last for r in plan.ranges)
         slot_time = self._clock.at(upper) or _chain_time(plan)
         # A program that is a little behind the others: its rows come after later ones, and are marked as what they are (I2).

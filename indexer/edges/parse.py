@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -110,6 +110,8 @@ class _Block(msgspec.Struct):
     blockTime: _Time | None = None
     signatures: tuple[str, ...] | None = None
     transactions: list[_Transaction] | None = None
+    # The length of what it was read from; set after reading, whatever a reply may say under this name.
+    size: Any = 0
 
 
 class _AccountKey(msgspec.Struct, gc=False):
@@ -131,6 +133,20 @@ class _BlockKeys(msgspec.Struct):
     blockTime: _Time | None = None
 
 
+class _BlockEnvelope(msgspec.Struct):
+    id: int | str | None = None
+    result: _Block | msgspec.UnsetType | None = msgspec.UNSET
+    error: _Error | None = None
+
+
+class _StoredEnvelope(msgspec.Struct):
+    id: int | str | None = None
+    result: _StoredTransaction | msgspec.UnsetType | None = msgspec.UNSET
+    error: _Error | None = None
+
+
+# A reply whose result was read with it, or left for later.
+AnyEnvelope: TypeAlias = Envelope | _BlockEnvelope | _StoredEnvelope
 _envelope = msgspec.json.Decoder(Envelope).decode
 _block_keys = msgspec.json.Decoder(_BlockKeys | None).decode
 _slots = msgspec.json.Decoder(list[_Slot]).decode
@@ -140,6 +156,9 @@ _block = msgspec.json.Decoder(_Block | None).decode
 _stored = msgspec.json.Decoder(_StoredTransaction | None).decode
 _meta = msgspec.json.Decoder(_Meta | None).decode
 _integer = msgspec.json.Decoder(_Slot).decode
+_block_envelope = msgspec.json.Decoder(_BlockEnvelope).decode
+_stored_envelope = msgspec.json.Decoder(_StoredEnvelope).decode
+_stored_envelopes = msgspec.json.Decoder(list[_StoredEnvelope]).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -170,6 +189,10 @@ def _loose_block(raw: bytes) -> _Block | None:
 
 def _loose_meta(raw: bytes | msgspec.Raw) -> _Meta | None:
     return msgspec.convert(_loosely(raw), _Meta | None)
+
+
+def _loose_stored(raw: bytes) -> _StoredTransaction | None:
+    return msgspec.convert(_loosely(raw), _StoredTransaction | None)
 
 
 def _either(raw: Raw, fast: Callable[[Raw], T], loose: Callable[[Raw], T]) -> T:
@@ -251,13 +274,42 @@ def envelopes(body: bytes) -> list[Envelope]:
         return [envelope(body)]
 
 
-def result(reply: Envelope) -> bytes | Failure:
-    """The raw result, or what the node refused with."""
+def block_envelope(body: bytes) -> AnyEnvelope:
+    """A reply to getBlock, read in one pass where it is what it should be."""
+    try:
+        reply = _block_envelope(body)
+    except _UNREADABLE:
+        return envelope(body)
+    if isinstance(reply.result, _Block):
+        reply.result.size = len(body)
+    return reply
+
+
+def stored_envelope(body: bytes) -> AnyEnvelope:
+    """A reply to getTransaction, read in one pass where it is what it should be."""
+    try:
+        return _stored_envelope(body)
+    except _UNREADABLE:
+        return envelope(body)
+
+
+def stored_envelopes(body: bytes) -> Sequence[AnyEnvelope]:
+    """The replies to a batch of getTransaction, read in one pass where they are what they should be."""
+    try:
+        return _stored_envelopes(body)
+    except _UNREADABLE:
+        return envelopes(body)
+
+
+def result(reply: AnyEnvelope) -> Any:
+    """The result for its reader: raw bytes, or what was read with the reply. A `Failure` when the node refused."""
     if reply.error is not None:
         return Failure(f"{reply.error.message or 'error'} ({reply.error.code})", reply.error.code)
     if isinstance(reply.result, msgspec.UnsetType):
         raise Garbage("a reply without result and without error")
-    return bytes(reply.result)
+    if isinstance(reply.result, msgspec.Raw):
+        return bytes(reply.result)
+    return b"null" if reply.result is None else reply.result
 
 
 def integer(raw: bytes) -> int:
@@ -315,7 +367,7 @@ def block_accounts(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, None, None, count, len(raw), tuple(mentions))
 
 
-def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
+def block(raw: bytes | _Block, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result; None when the node answered null. Transactions that mention no watched program are left out."""
     steps = block_steps(raw, slot, watched)
     while True:
@@ -326,13 +378,18 @@ def block(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
             return found
 
 
-def block_steps(raw: bytes, slot: Slot, watched: Watched) -> Generator[None, None, Block | None]:
+def block_steps(raw: bytes | _Block, slot: Slot, watched: Watched) -> Generator[None, None, Block | None]:
     """The same, giving way every few transactions: a large block takes tens of milliseconds, in which an event loop would serve nothing and
     the database would wait for rows that are ready."""
-    try:
-        parsed = _either(raw, _block, _loose_block)
-    except Garbage as error:
-        raise Garbage(f"not a block: {error}") from None
+    if isinstance(raw, _Block):
+        parsed: _Block | None = raw
+    else:
+        try:
+            parsed = _either(raw, _block, _loose_block)
+        except Garbage as error:
+            raise Garbage(f"not a block: {error}") from None
+        if parsed is not None:
+            parsed.size = len(raw)
     if parsed is None:
         return None
     if parsed.parentSlot >= slot > 0:
@@ -352,15 +409,18 @@ def block_steps(raw: bytes, slot: Slot, watched: Watched) -> Generator[None, Non
                 if len(found) % STEP_TRANSACTIONS == 0:
                     yield
         contents = tuple(found)
-    return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents, count, len(raw))
+    return Block(slot, Slot(parsed.parentSlot), parsed.blockTime, parsed.signatures, contents, count, parsed.size)
 
 
-def stored_transaction(raw: bytes, watched: Watched) -> Content | None:
+def stored_transaction(raw: bytes | _StoredTransaction, watched: Watched) -> Content | None:
     """A getTransaction result; None when the node knows none (yet)."""
-    try:
-        parsed = _either(raw, _stored, lambda text: msgspec.convert(_loosely(text), _StoredTransaction | None))
-    except Garbage as error:
-        raise Garbage(f"not a transaction: {error}") from None
+    if isinstance(raw, _StoredTransaction):
+        parsed: _StoredTransaction | None = raw
+    else:
+        try:
+            parsed = _either(raw, _stored, _loose_stored)
+        except Garbage as error:
+            raise Garbage(f"not a transaction: {error}") from None
     if parsed is None:
         return None
     if parsed.slot is None:

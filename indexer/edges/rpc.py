@@ -44,7 +44,7 @@ from indexer.core.protocol import (
     Slot,
 )
 from indexer.edges import parse
-from indexer.edges.parse import Envelope, Garbage, Watched
+from indexer.edges.parse import AnyEnvelope, Garbage, Watched
 from indexer.log import log
 from programs.errors import UserError
 
@@ -222,6 +222,7 @@ class RpcClient:
             [request.slot, config],
             lambda raw: read(raw, request.slot, self.watched),
             _Need(request.commitment, request.slot, proves=True),
+            parse.block_envelope if request.details == "full" else parse.envelope,
         )
         if reply is None:
             return Failure(f"the node answered null for block {request.slot}", BLOCK_NOT_AVAILABLE)
@@ -245,7 +246,9 @@ class RpcClient:
             "maxSupportedTransactionVersion": TRANSACTION_VERSION_MAX,
         }
         calls = [("getTransaction", [signature, config]) for signature in request.signatures]
-        replies = await self.batch(calls, lambda raw: parse.stored_transaction(raw, self.watched))
+        replies = await self.batch(
+            calls, lambda raw: parse.stored_transaction(raw, self.watched), parse.stored_envelopes
+        )
         if isinstance(replies, Failure):
             return replies
         for reply in replies:
@@ -357,20 +360,29 @@ class RpcClient:
     # ---- transport ----
 
     async def call(
-        self, method: str, params: list[Any], read: Callable[[bytes], T], need: _Need | None = None
+        self,
+        method: str,
+        params: list[Any],
+        read: Callable[[Any], T],
+        need: _Need | None = None,
+        envelope: Callable[[bytes], AnyEnvelope] = parse.envelope,
     ) -> T | Failure:
-        """One call, retried on transient trouble. The node's own refusals come back at once as Failure."""
+        """One call, retried on transient trouble. The node's own refusals come back at once as Failure. `read` gets the result, raw or as
+        `envelope` has read it."""
         body = msgspec.json.encode(parse.request_json(next(self._ids), method, params))
 
         def reading(raw: bytes) -> T | Failure:
-            reply = self._limited(parse.envelope(raw))
+            reply = self._limited(envelope(raw))
             found = parse.result(reply)
             return found if isinstance(found, Failure) else read(found)
 
         return await self._retried(method, 1, body, reading, need)
 
     async def batch(
-        self, calls: Sequence[tuple[str, list[Any]]], read: Callable[[bytes], T]
+        self,
+        calls: Sequence[tuple[str, list[Any]]],
+        read: Callable[[Any], T],
+        envelopes: Callable[[bytes], Sequence[AnyEnvelope]] = parse.envelopes,
     ) -> list[T | Failure] | Failure:
         """Several calls of one method, in as few bodies as the limit allows; replies in the order asked."""
         found: list[T | Failure] = []
@@ -382,7 +394,7 @@ class RpcClient:
             wanted = list(ids)
 
             def reading(raw: bytes) -> list[T | Failure] | Failure:
-                replies = [self._limited(reply) for reply in parse.envelopes(raw)]
+                replies = [self._limited(reply) for reply in envelopes(raw)]
                 by_id = {reply.id: reply for reply in replies}
                 if not by_id.keys() >= set(wanted):
                     refusals = [reply for reply in replies if reply.error is not None]
@@ -420,7 +432,7 @@ class RpcClient:
                 return failed
         return found
 
-    def _limited(self, reply: Envelope) -> Envelope:
+    def _limited(self, reply: AnyEnvelope) -> AnyEnvelope:
         if reply.error is None:
             return reply
         if reply.error.code in RATE_LIMIT_CODES:

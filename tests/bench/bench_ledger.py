@@ -131,8 +131,7 @@ def _numbers(slot: int) -> list[bytes]:
 async def contents(feed: Feed, slot: int, whole: bool) -> list[Content]:
     """What the replies of a slot hold, a whole block or singles, through the edge's own parser, giving way to others now and then."""
     if whole:
-        reply = parse.result(parse.envelope(feed.block(slot)))
-        assert isinstance(reply, bytes)
+        reply = parse.result(parse.block_envelope(feed.block(slot)))
         steps = parse.block_steps(reply, Slot(slot), WATCHED)
         while True:
             try:
@@ -142,9 +141,7 @@ async def contents(feed: Feed, slot: int, whole: bool) -> list[Content]:
             await asyncio.sleep(0)
     found = []
     for n, body in enumerate(feed.singles(slot)):
-        reply = parse.result(parse.envelope(body))
-        assert isinstance(reply, bytes)
-        content = parse.stored_transaction(reply, WATCHED)
+        content = parse.stored_transaction(parse.result(parse.stored_envelope(body)), WATCHED)
         assert content is not None
         found.append(content)
         if n % parse.STEP_TRANSACTIONS == 0:
@@ -244,8 +241,7 @@ def floors(rounds: int = 9) -> tuple[dict[str, float], dict[str, float]]:
     """Processor microseconds a row, the best of some rounds: of the libraries alone, and of our code around them."""
     feed = Feed()
     whole, singles = feed.block(1), feed.singles(2)
-    raw_block = parse.result(parse.envelope(whole))
-    assert isinstance(raw_block, bytes)
+    raw_block: bytes = parse.result(parse.envelope(whole))
     told = parse._block(raw_block)
     assert told is not None
     metas = [parse._meta(entry.meta) for entry in told.transactions or ()]
@@ -271,11 +267,10 @@ def floors(rounds: int = 9) -> tuple[dict[str, float], dict[str, float]]:
     floor = {
         "json_of_a_block": microseconds(
             lambda: [
-                parse._envelope(whole),
-                [parse._meta(e.meta) for e in (parse._block(raw_block) or told).transactions or ()],
+                parse._meta(e.meta) for e in (parse.result(parse._block_envelope(whole)) or told).transactions or ()
             ]
         ),
-        "json_of_singles": microseconds(lambda: [parse._stored(parse._envelope(body).result) for body in singles]),
+        "json_of_singles": microseconds(lambda: [parse._stored_envelope(body) for body in singles]),
         "base58": microseconds(lambda: [based58.b58decode(text) for text in encoded]),
         "msgpack": microseconds(
             lambda: [(rows._pack(raw.logs), rows._pack(i)) for raw, i in zip(raws, inner, strict=True)]
@@ -285,9 +280,9 @@ def floors(rounds: int = 9) -> tuple[dict[str, float], dict[str, float]]:
         ),
     }
     ours = {
-        "parse_block": microseconds(lambda: parse.block(raw_block, Slot(1), WATCHED)),
+        "parse_block": microseconds(lambda: parse.block(parse.result(parse.block_envelope(whole)), Slot(1), WATCHED)),
         "parse_singles": microseconds(
-            lambda: [parse.stored_transaction(bytes(parse._envelope(body).result), WATCHED) for body in singles]
+            lambda: [parse.stored_transaction(parse.result(parse.stored_envelope(body)), WATCHED) for body in singles]
         ),
         "encode": microseconds(lambda: [rows.prepare_row(raw, (1,), WITNESSES) for raw in raws]),
     }

@@ -8,13 +8,14 @@ import dataclasses
 import gc
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.core.protocol import Address, Slot
+from indexer.core.protocol import Address, Failure, Slot
 from indexer.edges import parse
 from indexer.startup import collect_seldom
 from programs import base58
@@ -242,6 +243,59 @@ def test_a_wire_without_a_signature_is_garbage_and_in_a_block_nobody_of_ours(raw
 def test_numbers_that_the_ledger_cannot_hold_are_garbage(change: dict[str, Any]) -> None:
     with pytest.raises(parse.Garbage):
         parse.stored_transaction(single({**entry(GOOD), **change}), WATCHED)
+
+
+_TOLD = entry(GOOD, logMessages=["Program log: x"], innerInstructions=[{"index": 0, "instructions": []}])
+_ERROR = {"code": -32009, "message": "skipped"}
+
+
+def _outcome(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except parse.Garbage:
+        return parse.Garbage
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"result": None},
+        {"result": None, "error": _ERROR},
+        {"error": _ERROR},
+        {},
+        [],
+        {"result": 5},
+        {"result": {"parentSlot": 4, "blockTime": 9, "transactions": [_TOLD], "size": {"any": "thing"}}},
+        {"result": {"parentSlot": 4, "transactions": [_TOLD], "signatures": ["a"]}, "error": _ERROR},
+        {"result": {"parentSlot": 4, "transactions": [entry(GOOD, logMessages=LINES[:2])]}},
+        {"result": {"parentSlot": -4, "transactions": []}},
+        {"result": {"slot": 5, "transactionIndex": 3, **_TOLD}},
+        {"result": {"slot": 5, **entry(GOOD, logMessages=LINES[:2])}},
+        {"result": {"slot": -5, **_TOLD}},
+    ],
+)  # fmt: skip
+def test_a_reply_read_in_one_pass_tells_what_it_tells_in_two(reply: Any) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": 7, **reply} if isinstance(reply, dict) else reply).encode()
+
+    def told(read: Callable[[Any], Any], envelope: Callable[[bytes], Any]) -> Any:
+        found = parse.result(envelope(body))
+        return found if isinstance(found, Failure) else read(found)
+
+    def of_block(raw: Any) -> Any:
+        found = parse.block(raw, Slot(5), WATCHED)
+        return None if found is None else dataclasses.replace(found, size=0)
+
+    def of_one(raw: Any) -> Any:
+        return parse.stored_transaction(raw, WATCHED)
+
+    for read, quick in ((of_block, parse.block_envelope), (of_one, parse.stored_envelope)):
+        assert _outcome(lambda: told(read, quick)) == _outcome(lambda: told(read, parse.envelope))  # noqa: B023
+    body = b"[" + body + b"]"
+    many = [
+        _outcome(lambda batch=batch: told(of_one, lambda text: batch(text)[0]))
+        for batch in (parse.stored_envelopes, parse.envelopes)
+    ]
+    assert many[0] == many[1]
 
 
 @given(st.binary(max_size=200))
