@@ -14,7 +14,7 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -216,11 +216,16 @@ class RpcClient:
         }
         if request.details == "full":
             config["encoding"] = "base64"
-        read = parse.block_accounts if request.details == "accounts" else parse.block
+
+        def read(raw: Any) -> Awaitable[Block | None] | Block | None:
+            if request.details == "accounts":
+                return parse.block_accounts(raw, request.slot, self.watched)
+            return _in_steps(parse.block_steps(raw, request.slot, self.watched))
+
         reply = await self.call(
             "getBlock",
             [request.slot, config],
-            lambda raw: read(raw, request.slot, self.watched),
+            read,
             _Need(request.commitment, request.slot, proves=True),
             parse.block_envelope if request.details == "full" else parse.envelope,
         )
@@ -363,7 +368,7 @@ class RpcClient:
         self,
         method: str,
         params: list[Any],
-        read: Callable[[Any], T],
+        read: Callable[[Any], T | Awaitable[T]],
         need: _Need | None = None,
         envelope: Callable[[bytes], AnyEnvelope] = parse.envelope,
     ) -> T | Failure:
@@ -371,7 +376,7 @@ class RpcClient:
         `envelope` has read it."""
         body = msgspec.json.encode(parse.request_json(next(self._ids), method, params))
 
-        def reading(raw: bytes) -> T | Failure:
+        def reading(raw: bytes) -> T | Awaitable[T] | Failure:
             reply = self._limited(envelope(raw))
             found = parse.result(reply)
             return found if isinstance(found, Failure) else read(found)
@@ -443,7 +448,7 @@ class RpcClient:
         return reply
 
     async def _retried(
-        self, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None = None
+        self, method: str, calls: int, body: bytes, read: Callable[[bytes], T | Awaitable[T]], need: _Need | None = None
     ) -> T | Failure:
         why = "no endpoint"
         deadline = time.monotonic() + self.policy.deadline_s
@@ -472,7 +477,13 @@ class RpcClient:
         return Failure(f"{method} at {self.label}: {why} ({attempt + 1} attempts)")
 
     async def _hedged(
-        self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None
+        self,
+        endpoint: _Endpoint,
+        method: str,
+        calls: int,
+        body: bytes,
+        read: Callable[[bytes], T | Awaitable[T]],
+        need: _Need | None,
     ) -> T:
         """Ask; when no answer comes in `hedge_s`, ask the next endpoint too, and take the first answer."""
         self._asked += 1
@@ -510,7 +521,13 @@ class RpcClient:
         return awake[0] if awake and within else None
 
     async def _asking(
-        self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T], need: _Need | None
+        self,
+        endpoint: _Endpoint,
+        method: str,
+        calls: int,
+        body: bytes,
+        read: Callable[[bytes], T | Awaitable[T]],
+        need: _Need | None,
     ) -> T:
         """Ask one endpoint and learn from how it went."""
         try:
@@ -536,7 +553,9 @@ class RpcClient:
             endpoint.served[need.commitment] = max(endpoint.served.get(need.commitment, -1), need.slot)
         return found
 
-    async def _once(self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T]) -> T:
+    async def _once(
+        self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T | Awaitable[T]]
+    ) -> T:
         endpoint.calls += calls
         metrics.RPC_CALLS.labels(method=method).inc(calls)
         started = time.monotonic()
@@ -561,7 +580,8 @@ class RpcClient:
             raise _Transient(f"HTTP {status}")
         metrics.RPC_BYTES.labels(method=method).inc(len(content))
         try:
-            return read(content)
+            found = read(content)
+            return await found if isinstance(found, Awaitable) else found
         except _Limited as limited:
             raise _Limited(str(limited), after) from None
 
@@ -586,6 +606,17 @@ class RpcClient:
         endpoint.failures += 1
         if len(self._endpoints) > 1:
             endpoint.rests_until = time.monotonic() + self.policy.rest_s
+
+
+async def _in_steps(steps: Generator[None, None, T]) -> T:
+    """What the steps lead to, with a chance for others between two of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: T = stop.value
+            return found
+        await asyncio.sleep(0)
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

@@ -4,7 +4,7 @@
 processes of their own, beside an embedded PostgreSQL. A slot counts as confirmed when getSlot first names it or a later one, as committed when
 the ledger's checkpoint does; both are asked every few milliseconds, and slots without rows are left out. Calls are those that the daemon
 counts itself. Counting begins when the chain takes nine tenths of the asked rate, and with no crowd it spans whole periods of both the idle
-round (8 s) and the audit (20 s): a shorter window shows one round more or less. --trust: with INDEXER_TRUST_SOCKET_CONTENTS.
+round (10 s) and the audit (20 s): a shorter window shows one round more or less. --trust: with INDEXER_TRUST_SOCKET_CONTENTS.
 """
 
 from __future__ import annotations
