@@ -67,8 +67,8 @@ __all__ = [
 
 CHANNEL = "indexer_ledger"
 CONFIRMED, FINALIZED = "confirmed", "finalized"
-# One write to the COPY stream: about what a socket's buffer holds, so that encoding the next overlaps with the server's work on this one.
-_COPY_CHUNK_ROWS = 64
+# One write to the COPY stream: a few hundred kilobytes, so that encoding the next overlaps with the server's work on this one; each costs a turn.
+_COPY_CHUNK_ROWS = 128
 # What may wait in the driver's buffer before we wait for the server: each wait is a turn of the event loop.
 _COPY_UNFLUSHED_BYTES_MAX = 512 << 10
 _PARTITIONS_AT_ONCE = 1_000

@@ -43,7 +43,7 @@ from schema import lease as leases
 from schema.embedded import EmbeddedPostgres, find_binaries
 
 BATCH_ROWS = 1_000
-AHEAD_BATCHES = 2
+AHEAD_BATCHES = 1
 ADDRESS = bytes([7] * 32)
 WATCHED = parse.Watched((Address(base58.encode(ADDRESS)),))
 WITNESSES = 6
