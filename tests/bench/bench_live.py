@@ -4,7 +4,7 @@
 processes of their own, beside an embedded PostgreSQL. A slot counts as confirmed when getSlot first names it or a later one, as committed when
 the ledger's checkpoint does; both are asked every few milliseconds, and slots without rows are left out. Calls are those that the daemon
 counts itself. Counting begins when the chain takes nine tenths of the asked rate, and with no crowd it spans whole periods of both the idle
-round (10 s) and the audit (20 s): a shorter window shows one round more or less. --trust: with INDEXER_TRUST_SOCKET_CONTENTS.
+round (12 s) and the audit (20 s): a shorter window shows one round more or less. --trust: with INDEXER_TRUST_SOCKET_CONTENTS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ POLL_S = 0.01
 # Before the counted time: the last stage's slots are sealed and audited. At its end: the last slots are sealed.
 SETTLE_S = 6.0
 # Both periods of an idle daemon.
-IDLE_WINDOW_S = 40.0
+IDLE_WINDOW_S = 60.0
 # A wallet waits for its transaction to land, which takes a slot and a half; a crowd at a rate needs as many as it has in flight.
 WALLETS_PER_RATE = 0.9
 WALLETS_MIN = 96
