@@ -3,7 +3,7 @@
 `python -m tests.bench.bench_live [--rates 0,10,100,1000] [--seconds N] [--trust] [--json]`. The development node, the crowd and the daemon are
 processes of their own, beside an embedded PostgreSQL. A slot counts as confirmed when getSlot first names it or a later one, as committed when
 the ledger's checkpoint does; both are asked every few milliseconds, and slots without rows are left out. Calls are those that the daemon
-counts itself. Counting begins when the chain takes nine tenths of the asked rate, and with no crowd it spans whole periods of both the idle
+counts itself. Counting begins when the chain takes nearly the rate, and with no crowd it spans whole periods of both the idle
 round (12 s) and the audit (20 s): a shorter window shows one round more or less. --trust: with INDEXER_TRUST_SOCKET_CONTENTS.
 """
 
@@ -42,10 +42,12 @@ IDLE_WINDOW_S = 60.0
 # A wallet waits for its transaction to land, which takes a slot and a half; a crowd at a rate needs as many as it has in flight.
 WALLETS_PER_RATE = 0.9
 WALLETS_MIN = 96
+# A crowd's rate is a most: its wallets rest between questions.
+ASKED_PER_RATE = 1.15
 # Making and funding the wallets, founding their communities.
 RAMP_S_MAX = 90.0
 RAMP_WINDOW_S = 2.0
-RAMPED = 0.9
+RAMPED = 0.95
 
 
 class Watch:
@@ -162,8 +164,9 @@ def crowd(url: str, rate: float, seconds: float) -> Iterator[None]:
     if not rate:
         yield
         return
-    command = [sys.executable, "-m", "programs.crowd", "--url", url, "--rate", str(rate), "--seed", str(int(rate))]
-    size = ["--wallets", str(max(WALLETS_MIN, round(rate * WALLETS_PER_RATE)))]
+    asked = str(rate * ASKED_PER_RATE)
+    command = [sys.executable, "-m", "programs.crowd", "--url", url, "--rate", asked, "--seed", str(int(rate))]
+    size = ["--wallets", str(max(WALLETS_MIN, round(rate * WALLETS_PER_RATE * ASKED_PER_RATE)))]
     duration = ["--seconds", str(seconds + RAMP_S_MAX + 3 * SETTLE_S)]
     process = subprocess.Popen(
         [*command, *size, *duration], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
