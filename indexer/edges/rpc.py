@@ -411,7 +411,7 @@ class RpcClient:
                 results = [parse.result(by_id[key]) for key in wanted]
                 return [raw if isinstance(raw, Failure) else read(raw) for raw in results]
 
-            reply = await self._retried(calls[0][0], len(wanted), body, reading)
+            reply: list[T | Failure] | Failure = await self._retried(calls[0][0], len(wanted), body, reading)
             part.clear()
             ids.clear()
             if isinstance(reply, Failure):
