@@ -73,7 +73,7 @@ def test_a_pruned_transaction_is_said_to_be_and_not_just_missing() -> None:
     gone = Failure("cleaned up", BLOCK_CLEANED_UP)
 
     class Pruned(RpcClient):
-        async def batch(self, calls: Any, read: Any) -> Any:
+        async def batch(self, calls: Any, read: Any, envelopes: Any = None) -> Any:
             return [None, Failure("not yet", -32014), gone]
 
     async def go() -> Any:
