@@ -10,7 +10,6 @@ a block (a list proves nothing unless the same endpoint has served the barrier),
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import time
@@ -216,11 +215,24 @@ class RpcClient:
         }
         if request.details == "full":
             config["encoding"] = "base64"
-        read = parse.block_accounts if request.details == "accounts" else parse.block
+
+        parsed = parse.block_accounts if request.details == "accounts" else parse.block
+
+        def read(raw: bytes) -> Block | None:
+            found = parsed(raw, request.slot, self.watched)
+            if found is not None and (
+                (request.details == "full" and found.contents is None)
+                or (request.details == "signatures" and found.signatures is None)
+            ):
+                raise Garbage(
+                    f"a block of slot {request.slot} without the {request.details} details that were asked for"
+                )
+            return found
+
         reply = await self.call(
             "getBlock",
             [request.slot, config],
-            lambda raw: read(raw, request.slot, self.watched),
+            read,
             _Need(request.commitment, request.slot, proves=True),
         )
         if reply is None:
@@ -280,8 +292,8 @@ class RpcClient:
         """The data of an account, or only its first bytes; None when there is none."""
 
         def read(raw: bytes) -> bytes | None:
-            value = msgspec.json.decode(raw)["value"]
-            return None if value is None else base64.b64decode(value["data"][0])
+            found = parse.account(raw)
+            return None if found is None else found[0]
 
         config: dict[str, Any] = {"commitment": "confirmed", "encoding": "base64"}
         if length is not None:
@@ -292,8 +304,8 @@ class RpcClient:
         """Whether the account is a program; None when there is none."""
 
         def read(raw: bytes) -> bool | None:
-            value = msgspec.json.decode(raw)["value"]
-            return None if value is None else bool(value["executable"])
+            found = parse.account(raw)
+            return None if found is None else found[1]
 
         config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
         return await self.call("getAccountInfo", [address, config], read)
@@ -360,10 +372,14 @@ class RpcClient:
         self, method: str, params: list[Any], read: Callable[[bytes], T], need: _Need | None = None
     ) -> T | Failure:
         """One call, retried on transient trouble. The node's own refusals come back at once as Failure."""
-        body = msgspec.json.encode(parse.request_json(next(self._ids), method, params))
+        key = next(self._ids)
+        body = msgspec.json.encode(parse.request_json(key, method, params))
 
         def reading(raw: bytes) -> T | Failure:
             reply = self._limited(parse.envelope(raw))
+            if reply.id != key and reply.error is None:
+                # A proxy that mixes up its callers: the answer may be true and not ours.
+                raise Garbage(f"the reply to another request: id {reply.id!r}, not {key}")
             found = parse.result(reply)
             return found if isinstance(found, Failure) else read(found)
 
@@ -545,6 +561,11 @@ class RpcClient:
             raise _Limited("HTTP 429", after)
         if status in RETRY_STATUS:
             raise _Limited(f"HTTP {status}", after) if after is not None else _Transient(f"HTTP {status}")
+        if 300 <= status < 400:
+            place = urlsplit(headers.get("location", ""))
+            raise _Transient(f"HTTP {status}, it sends us on to {place.scheme}://{place.hostname}; give that URL")
+        if status in (401, 403):
+            raise _Transient(f"HTTP {status}, it refuses us: is the key in the URL right?")
         if status != 200 and not content.lstrip().startswith((b"{", b"[")):
             raise _Transient(f"HTTP {status}")
         metrics.RPC_BYTES.labels(method=method).inc(len(content))
@@ -552,6 +573,8 @@ class RpcClient:
             return read(content)
         except _Limited as limited:
             raise _Limited(str(limited), after) from None
+        except Garbage as garbage:
+            raise Garbage(scrubbed(str(garbage), endpoint.url)) from None
 
     async def _post(self, url: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         headers = {"content-type": "application/json"}
