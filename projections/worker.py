@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
 from projections.apply import Batch, Target, advance, advance_events, batch_of, due
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
-from projections.decoding import Decoder, ProgramSpec, collect_rarely
+from projections.decoding import Decoder, ProgramSpec
 from projections.guesses import Guesses, Misguessed
 from projections.model import Projection
 from projections.store import Store, quoted
@@ -287,7 +288,7 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. psycopg.Error when the database goes away: the caller starts it anew."""
-        collect_rarely()
+        collect_seldom()
         with self._connect() as conn:
             clean_litter(conn)
             self._begin(conn)

@@ -56,12 +56,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 all decoded, 1 something did not, 2 wrong usage."""
-    import gc
-
     from programs.codec import compile_idl
+    from programs.collector import collect_seldom
 
-    # Decoded values hold no cycles: looking for them among the answers of a batch is time lost.
-    gc.set_threshold(200_000, 20, 100)
+    collect_seldom()
     if args.raw and args.instructions:
         raise UserError("--instructions: transactions have them, --raw lines do not; give one of the two")
     idl = read_idl(args.idl)

@@ -36,7 +36,7 @@ def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitabl
 
     from indexer.log import log
     from indexer.settings import load
-    from indexer.startup import collect_seldom
+    from programs.collector import keep_all
     from programs.errors import UserError
 
     if args.from_slot is not None and args.from_slot < 0:
@@ -72,7 +72,7 @@ def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitabl
                     name, slots=done, of=total, transactions=rows, per_second=round(rate), seconds_left=round(left)
                 )
 
-        collect_seldom()
+        keep_all()
         return asyncio.run(_until_terminated(work(settings, args.from_slot, args.to_slot, progress)))
 
 
