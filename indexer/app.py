@@ -52,7 +52,7 @@ from indexer.state import State
 from programs.errors import EXIT_UNREACHABLE, UserError
 from schema import lease as leases
 from schema import ledger as ledger_api
-from schema.db import aconnect
+from schema.db import aconnect, trouble
 from schema.errors import LeaseLost
 from schema.lease import Lease
 
@@ -119,9 +119,9 @@ class Daemon:
             try:
                 prepared = await self._until_stopped(prepare(self.settings, migrate=True))
             except (psycopg.Error, SQLAlchemyError, OSError) as error:
-                raise UserError(
-                    f"INDEXER_DATABASE_URL: the start was cut short: {one_line(error)}", EXIT_UNREACHABLE
-                ) from None
+                if isinstance(error, OSError):
+                    raise UserError(f"the start was cut short: {one_line(error)}", EXIT_UNREACHABLE) from None
+                raise trouble(error) from None
             if prepared is None:
                 return self._exit_code()
             await self._serve(prepared)
@@ -594,6 +594,11 @@ class Daemon:
         "chain"; elsewhere a person has to give it.
         """
         watches = {p.name: idls.Watch(prepared.deployments.get(p.name)) for p in self.settings.watched}
+        for name in watches:
+            for what in idls.CHANGES:
+                metrics.PROGRAM_UPGRADES.labels(
+                    program=name, what=what
+                )  # from 0: an alert sees no increase in a series that begins at 1
         while True:
             for program in self.settings.watched:
                 watch = watches[program.name]
