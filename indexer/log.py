@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+def one_line(text: str) -> str:
+    """The text without control characters: part of it may be a node's, and a terminal obeys what it is sent."""
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def coloured(out: TextIO) -> bool:
+    """Whether escapes for colour and weight belong in this stream: a terminal that has them, and nobody who asked for none (no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Log:
@@ -58,8 +70,8 @@ class Log:
                 {"time": stamp, "level": level, "action": action, **facts}, default=str, ensure_ascii=False
             )
         else:
-            words = " ".join(f"{name}={value}" for name, value in facts.items())
-            colour = _COLOURS.get(level, "") if out.isatty() else ""
+            words = one_line(" ".join(f"{name}={value}" for name, value in facts.items()))
+            colour = _COLOURS.get(level, "") if coloured(out) else ""
             line = f"{now:%H:%M:%S} {colour}{action}{chr(27) + '[0m' if colour else ''} {words}"
         try:
             out.write(line + "\n")
