@@ -14,7 +14,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """The text without control characters: part of it may be a node's, and a terminal obeys what it is sent."""
     return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
@@ -70,7 +70,7 @@ class Log:
                 {"time": stamp, "level": level, "action": action, **facts}, default=str, ensure_ascii=False
             )
         else:
-            words = one_line(" ".join(f"{name}={value}" for name, value in facts.items()))
+            words = printable(" ".join(f"{name}={value}" for name, value in facts.items()))
             colour = _COLOURS.get(level, "") if coloured(out) else ""
             line = f"{now:%H:%M:%S} {colour}{action}{chr(27) + '[0m' if colour else ''} {words}"
         try:

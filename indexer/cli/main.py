@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from indexer.log import one_line
+from indexer.log import printable
 from programs.errors import EXIT_WRONG, UserError
 
 # In the order of the help page.
@@ -134,7 +134,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _told(error: UserError) -> int:
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     return error.exit_code
 
 
