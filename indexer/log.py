@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -35,6 +36,7 @@ class Log:
     def configure(self, level: str, form: str) -> None:
         """level: debug, info, warning, error. form: json, text or auto."""
         self.level, self.form = level, form
+        logging.basicConfig(handlers=[_Libraries(self)], level=logging.WARNING, force=True)
 
     def debug(self, action: str, **facts: Any) -> None:
         """For the developer."""
@@ -78,6 +80,21 @@ class Log:
             out.flush()
         except (BrokenPipeError, ValueError):
             pass  # nobody reads the log any more; the work goes on
+
+
+class _Libraries(logging.Handler):
+    """What the driver, asyncio and others say through Python's own logging, in the form of all other lines."""
+
+    def __init__(self, to: Log) -> None:
+        super().__init__()
+        self._log = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, Any] = {"logger": record.name, "said": record.getMessage()}
+        if record.exc_info and record.exc_info[0] is not None:
+            facts["trace"] = logging.Formatter().formatException(record.exc_info)
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write("library", **facts)
 
 
 log = Log()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 RETRY_S = 5.0
+# Standings are never older than this and the time of one look.
+OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
 _APPLICATION = "indexer-projections"
 
@@ -189,6 +191,12 @@ class ProjectionFollower(_Following):
         target.store.use(conn)
         advance(conn, self._specs, target, self.decoder, batch, retractions)
         self.state = target.state
+
+
+def _rest_s(poll_s: float, looked_s: float) -> float:
+    """Looking never takes more than a tenth of the time. A look that stood before a lock says nothing about the next one, and readiness must not
+    rest on what was seen minutes ago."""
+    return min(max(min(poll_s, 0.05), 10 * looked_s), OBSERVE_REST_S_MAX)
 
 
 class AccountsFollower:
@@ -369,8 +377,8 @@ class Worker:
                 started = time.monotonic()
                 self._observe(conn)
                 if not moved:
-                    # Looking costs more the more letters there are; it never takes more than a tenth of the time.
-                    time.sleep(max(min(self._poll_s, 0.05), 10 * (time.monotonic() - started)))
+                    # Looking costs more the more letters there are.
+                    time.sleep(_rest_s(self._poll_s, time.monotonic() - started))
 
     def _rebuild(self, over: Callable[[], bool]) -> None:
         """Build anew what was made by another version, one after the other; everything else goes on meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 
 import pytest
 
@@ -83,3 +84,16 @@ def test_what_a_node_says_cannot_command_a_terminal(capsys: pytest.CaptureFixtur
     log.configure("info", "text")
     log.warning("refused", error="a\x1b[2Jb\nc")
     assert capsys.readouterr().err.endswith("refused error=a [2Jb c\n")
+
+
+def test_what_libraries_say_has_the_form_of_all_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    logging.getLogger("psycopg").warning("error ignored terminating %s", "x")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("asyncio").exception("never retrieved")
+    one, two = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (one["level"], one["action"], one["said"]) == ("warning", "library", "error ignored terminating x")
+    assert (two["level"], two["logger"]) == ("error", "asyncio")
+    assert "ValueError: why" in two["trace"]
