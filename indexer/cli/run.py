@@ -28,7 +28,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0 after SIGTERM, 130 after SIGINT, 1 when --until-slot can't be reached, 2 and 3 as everywhere."""
+    """Exit code 0 after SIGTERM, 130 after SIGINT, 129 after SIGHUP, 1 when --until-slot can't be reached, 2 and 3 as everywhere."""
     from indexer.app import Daemon, RunOptions
     from indexer.core.protocol import Slot
     from indexer.log import log
