@@ -181,7 +181,7 @@ def _goes_on(lines: list[bytes], *, regular: bool) -> bool:
         return False
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True
     return False
 
@@ -206,7 +206,7 @@ def _one_document(lines: list[bytes]) -> list[bytes] | None:
         return None
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return [text.strip()]
 
@@ -240,7 +240,7 @@ def _documents(text: bytes) -> list[bytes]:
 
     try:
         return [bytes(part) for part in msgspec.json.decode(text, type=list[msgspec.Raw])]
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [text]
 
 

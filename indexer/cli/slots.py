@@ -26,7 +26,10 @@ def add_range(parser: argparse.ArgumentParser, *, first: bool = False) -> None:
 
 
 def _slot_or_first(text: str) -> int | None:
-    return None if text == "first" else int(text)
+    try:
+        return None if text == "first" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no slot; give a number, or "first"') from None
 
 
 def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitable[Result]]) -> Result:
