@@ -291,7 +291,7 @@ def block_accounts(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result with transactionDetails "accounts": which transactions mention which watched programs. None when the node answered null."""
     try:
         parsed = _block_keys(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a block: {error}") from None
     if parsed is None:
         return None
