@@ -264,7 +264,7 @@ _SAME_EVERYWHERE = {
     "standard_conforming_strings": "on",
     "client_encoding": "UTF8",
     "default_transaction_isolation": "read committed",
-    "search_path": "pg_catalog",
+    "search_path": "public",
     "idle_session_timeout": "0",
 }
 

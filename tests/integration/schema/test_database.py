@@ -242,7 +242,7 @@ def test_what_a_role_has_set_does_not_reach_us(db: str) -> None:
                     " current_setting('transaction_isolation'), pg_sleep(0.1)::text"
                 ).fetchone()
             assert told == (
-                datetime(2026, 1, 2, 3, 4, tzinfo=UTC), timedelta(minutes=90), 0.1, "€", ["pg_catalog"], "read committed", ""
+                datetime(2026, 1, 2, 3, 4, tzinfo=UTC), timedelta(minutes=90), 0.1, "€", ["public"], "read committed", ""
             )  # fmt: skip
         finally:
             conn.execute(f"DROP ROLE {role}")
