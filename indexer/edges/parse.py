@@ -280,7 +280,7 @@ def slots(raw: bytes, first: Slot, last: Slot) -> tuple[Slot, ...]:
     """A getBlocks result: slots of the range, ascending."""
     try:
         found = _slots(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a list of slots: {error}") from None
     if any(b <= a for a, b in pairwise(found)) or (found and not first <= found[0] <= found[-1] <= last):
         raise Garbage(f"not the slots {first}..{last} in order")
