@@ -1,5 +1,11 @@
 """`python -m indexer`."""
 
-from indexer.cli.main import entry
+import sys
 
-entry()
+try:
+    from indexer.cli.main import entry
+
+    entry()
+except KeyboardInterrupt:
+    # While the modules are still being read; what a command does with it is in `main`.
+    sys.exit(130)

@@ -52,7 +52,7 @@ from indexer.state import State
 from programs.errors import EXIT_UNREACHABLE, UserError
 from schema import lease as leases
 from schema import ledger as ledger_api
-from schema.db import aconnect
+from schema.db import aconnect, trouble
 from schema.errors import LeaseLost
 from schema.lease import Lease
 
@@ -110,8 +110,7 @@ class Daemon:
     async def run(self) -> int:
         """Until a signal, or until `--until-slot` is sealed and projected."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
+        self._heed_signals(loop)
         http = HttpServer(self.reasons, self._status)
         await http.start(self.settings.metrics_host, self.settings.metrics_port)
         log.info("listening", url=f"http://{self.settings.metrics_host}:{http.port}")
@@ -119,9 +118,9 @@ class Daemon:
             try:
                 prepared = await self._until_stopped(prepare(self.settings, migrate=True))
             except (psycopg.Error, SQLAlchemyError, OSError) as error:
-                raise UserError(
-                    f"INDEXER_DATABASE_URL: the start was cut short: {one_line(error)}", EXIT_UNREACHABLE
-                ) from None
+                if isinstance(error, OSError):
+                    raise UserError(f"the start was cut short: {one_line(error)}", EXIT_UNREACHABLE) from None
+                raise trouble(error) from None
             if prepared is None:
                 return self._exit_code()
             await self._serve(prepared)
@@ -158,6 +157,14 @@ class Daemon:
             return None
         return task.result()
 
+    def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A terminal that was closed asks for an end too; not of what was started with nohup."""
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal, number)
+
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
             os._exit(128 + number)  # asked twice: no more patience
@@ -178,8 +185,8 @@ class Daemon:
         return max(0.1, min(self.settings.shutdown_s, self._deadline - time.monotonic()) - CLOSING_S)
 
     def _exit_code(self) -> int:
-        if self._signal == signal.SIGINT:
-            return 130
+        if self._signal in (signal.SIGINT, signal.SIGHUP):
+            return 128 + self._signal
         return 1 if self.state.halted is not None and self.options.until_slot is not None else 0
 
     # ---- leading ----
@@ -594,6 +601,11 @@ class Daemon:
         "chain"; elsewhere a person has to give it.
         """
         watches = {p.name: idls.Watch(prepared.deployments.get(p.name)) for p in self.settings.watched}
+        for name in watches:
+            for what in idls.CHANGES:
+                metrics.PROGRAM_UPGRADES.labels(
+                    program=name, what=what
+                )  # from 0: an alert sees no increase in a series that begins at 1
         while True:
             for program in self.settings.watched:
                 watch = watches[program.name]

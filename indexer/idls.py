@@ -82,7 +82,7 @@ def registry(versions: Sequence[IdlVersion]) -> ProgramRegistry:
     return ProgramRegistry(versions)
 
 
-__all__ = ["CHAIN", "Given", "deployed", "merged", "published", "registry", "settle"]
+__all__ = ["CHAIN", "CHANGES", "Given", "deployed", "merged", "published", "registry", "settle"]
 
 
 async def deployed(rpc: RpcClient, address: str) -> int | Failure | None:
@@ -117,6 +117,9 @@ async def published(rpc: RpcClient, address: str) -> str | Failure | None:
     return None if found is None else hashlib.sha256(found.document).hexdigest()
 
 
+CHANGES = ("upgraded", "idl_changed")
+
+
 @dataclass(slots=True)
 class Watch:
     """What was last seen of a program on the chain; `notice` tells what became of it since."""
@@ -128,8 +131,9 @@ class Watch:
     def notice(self, deployment: int | Failure | None, idl: str | Failure | None) -> list[str]:
         """ "upgraded", "idl_changed", both or neither. A node that did not answer changes nothing."""
         found: list[str] = []
-        if not isinstance(deployment, Failure):
-            if self.seen and deployment is not None and deployment != self.deployment:
+        # A lower slot is a node that lags behind the others of its balancer, for a deployment is never undone.
+        if isinstance(deployment, int) and deployment > (-1 if self.deployment is None else self.deployment):
+            if self.seen:
                 found.append("upgraded")
             self.deployment = deployment
         if not isinstance(idl, Failure):

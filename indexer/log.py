@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import time
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+def printable(text: str) -> str:
+    """The text without control characters: part of it may be a node's, and a terminal obeys what it is sent."""
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def coloured(out: TextIO) -> bool:
+    """Whether escapes for colour and weight belong in this stream: a terminal that has them, and nobody who asked for none (no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Log:
@@ -23,6 +36,7 @@ class Log:
     def configure(self, level: str, form: str) -> None:
         """level: debug, info, warning, error. form: json, text or auto."""
         self.level, self.form = level, form
+        logging.basicConfig(handlers=[_Libraries(self)], level=logging.WARNING, force=True)
 
     def debug(self, action: str, **facts: Any) -> None:
         """For the developer."""
@@ -58,14 +72,29 @@ class Log:
                 {"time": stamp, "level": level, "action": action, **facts}, default=str, ensure_ascii=False
             )
         else:
-            words = " ".join(f"{name}={value}" for name, value in facts.items())
-            colour = _COLOURS.get(level, "") if out.isatty() else ""
+            words = printable(" ".join(f"{name}={value}" for name, value in facts.items()))
+            colour = _COLOURS.get(level, "") if coloured(out) else ""
             line = f"{now:%H:%M:%S} {colour}{action}{chr(27) + '[0m' if colour else ''} {words}"
         try:
             out.write(line + "\n")
             out.flush()
         except (BrokenPipeError, ValueError):
             pass  # nobody reads the log any more; the work goes on
+
+
+class _Libraries(logging.Handler):
+    """What the driver, asyncio and others say through Python's own logging, in the form of all other lines."""
+
+    def __init__(self, to: Log) -> None:
+        super().__init__()
+        self._log = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, Any] = {"logger": record.name, "said": record.getMessage()}
+        if record.exc_info and record.exc_info[0] is not None:
+            facts["trace"] = logging.Formatter().formatException(record.exc_info)
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write("library", **facts)
 
 
 log = Log()

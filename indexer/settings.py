@@ -20,6 +20,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -33,6 +34,9 @@ OTHER_VARIABLES = ("INDEXER_CONFIG",)
 TEST_PREFIX = "INDEXER_TEST_"
 BUILTIN_IDL = "builtin:community_voting"
 RESERVED_NAMES = frozenset({"events", "ledger", "public", "information_schema", "projections", "indexer"})
+# Each program has a schema of its name and one with `_events` behind it; tables lie in schemas `projection_N`.
+RESERVED_FORMS = re.compile(r"pg_.*|projection_\d+|.*_events")
+DAYS_30_S = 30 * 86400
 
 
 class IdlSetting(BaseModel):
@@ -70,8 +74,8 @@ class ProgramSetting(BaseModel):
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value):
             raise ValueError("must be lower-case letters, digits and underscores, at most 40, and begin with a letter")
-        if value in RESERVED_NAMES or value.startswith("pg_"):
-            raise ValueError("is a reserved name; choose another")
+        if value in RESERVED_NAMES or RESERVED_FORMS.fullmatch(value):
+            raise ValueError("is a reserved name, for a schema of that name is something else; choose another")
         return value
 
     @model_validator(mode="after")
@@ -131,7 +135,9 @@ class Settings(BaseSettings):
     audit_sample: float = Field(
         default=0.01, ge=0, le=1, description="share of finalized slots whose blocks are compared with the lists"
     )
-    accounts_poll_s: float = Field(default=300.0, gt=0, description="how often accounts are listed to find closes")
+    accounts_poll_s: float = Field(
+        default=300.0, gt=0, le=DAYS_30_S, description="how often accounts are listed to find closes"
+    )
     account_updates: bool = Field(default=True, description="keep samples of the programs' accounts")
     rpc_timeout_s: float = Field(default=20.0, gt=0, le=600)
     rpc_hedge_s: float = Field(
@@ -160,7 +166,9 @@ class Settings(BaseSettings):
         le=86400,
         description="how often the programs' deployments and published IDLs are looked at",
     )
-    reconcile_s: float = Field(default=0.0, ge=0, description="how often tables are compared with accounts; 0 never")
+    reconcile_s: float = Field(
+        default=0.0, ge=0, le=DAYS_30_S, description="how often tables are compared with accounts; 0 never"
+    )
     programs: tuple[ProgramSetting, ...] = Field(
         default=(), description="the watched programs; default: community voting"
     )
@@ -190,6 +198,13 @@ class Settings(BaseSettings):
             scheme, found, _ = value.partition("://")
             what = f"the scheme {scheme[:30]!r}" if found and scheme not in ("postgresql", "postgres") else "the value"
             raise ValueError(f"{what} is not PostgreSQL's; give postgresql://user:password@host:port/name") from None
+        return value.strip()
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _metrics_host(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._:%-]+", value):
+            raise ValueError("is no host; give a name or an address alone, such as 127.0.0.1 or ::1")
         return value
 
     @field_validator("rpc_url")
@@ -271,7 +286,7 @@ def load(config: str | None = None, **overrides: Any) -> Settings:
         file = Path(path)
         if not file.is_file():
             raise UserError(
-                f"the configuration file {path!r} does not exist; give a TOML file with --config or {CONFIG_VARIABLE}"
+                f"the configuration file {_shown(path)} does not exist; give a TOML file with --config or {CONFIG_VARIABLE}"
             )
         _config_file["path"] = file
         _check_toml(file)
@@ -283,6 +298,10 @@ def load(config: str | None = None, **overrides: Any) -> Settings:
         raise UserError(_explain(error)) from None
     except UserError:
         raise
+    except SettingsError as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + named[1].upper() if named else "a setting"
+        raise UserError(f"{name} is not JSON; give a list of objects as in .env.example, or use a TOML file") from None
     except Exception as error:  # a TOML or JSON syntax error, named by its library
         raise UserError(f"the settings can't be read: {_first_line(error)}; mend {path or 'the environment'}") from None
     finally:
@@ -341,6 +360,10 @@ def _alike(one: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, one, other).ratio() > 0.8
 
 
+# What the checker calls things, and what they are called in TOML and JSON.
+_WORDS = (("valid tuple", "list"), ("valid dictionary or instance of ProgramSetting", "table with name and address"))
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
@@ -355,7 +378,10 @@ def _explain(error: ValidationError) -> str:
         )
         message = str(item["msg"]).removeprefix("Value error, ")
         value = item.get("input")
-        secret = bool(place) and place[0].endswith("_url")
+        for python, word in _WORDS:
+            message = message.replace(python, word)
+        # Whatever holds a URL may hold a password, also where somebody pasted it by mistake.
+        secret = (bool(place) and place[0].endswith("_url")) or "://" in str(value)
         shown = "" if secret or isinstance(value, dict | list | tuple) else f" = {str(value)[:80]!r}"
         if item["type"] == "extra_forbidden":
             lines.append(
@@ -364,6 +390,10 @@ def _explain(error: ValidationError) -> str:
         else:
             lines.append(f"{name}{shown}: {message}")
     return "; ".join(lines)
+
+
+def _shown(value: str) -> str:
+    return "(a URL)" if "://" in value else repr(value)
 
 
 def _first_line(error: Exception) -> str:

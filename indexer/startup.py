@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,6 @@ from programs.idl import Idl, IdlError, load_idl
 if TYPE_CHECKING:
     from projections.decoding import ProgramSpec
     from schema.ledger import IdlRow
-
-
-# So many objects more than before, and unreachable cycles are looked for. A batch of rows is about five thousand, without a cycle, and gone
-# by itself soon after: Python's own 700 looks through each of them three times, at an eighth of reading and encoding one.
-GC_OBJECTS = 10_000
-
-
-def collect_seldom() -> None:
-    """Tell Python's cycle collector what a stream of rows is like, and that everything made so far stays. For a process of its own."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +47,7 @@ async def prepare(settings: Settings, *, migrate: bool, node: bool = True) -> Pr
     for program in settings.watched:
         # Refused before anything is written: a projection that does not exist, an IDL that does not fit it.
         bootstrap.spec(program.name, program.address, 0, found.newest[program.name], program.projections)
-    await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s)
+    await asyncio.to_thread(db.check_dsn, dsn, settings.connect_timeout_s, [p.name for p in settings.watched])
     current, head = await asyncio.to_thread(db.revisions, dsn)
     if current is None and migrate:
         log.info("creating_schema", revision=head)
@@ -273,6 +260,8 @@ async def _from_chain(rpc: RpcClient, program: ProgramSetting, field: str) -> by
 
 def _read(idl: str, field: str) -> bytes:
     path = Path(idl)
-    if not path.is_file():
-        raise UserError(f"{field} = {idl!r}: no such file; give a path, {BUILTIN_IDL!r} or 'chain'")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no such path"
+        raise UserError(f"{field} = {idl!r}: {why}; give a path, {BUILTIN_IDL!r} or 'chain'") from None

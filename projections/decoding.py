@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,19 +16,6 @@ from projections import metrics
 from projections.fold import Poison
 from projections.model import Event, Projection, clean
 from schema.reads import LedgerRow
-
-# Objects made before the collector looks: a few batches' worth.
-_COLLECT_AFTER = 200_000
-
-
-def collect_rarely() -> None:
-    """Let the garbage collector look rarely, in a process that decodes and folds: called once where such work begins.
-
-    Events and rows hold no cycles and go with their last reference; looking for cycles among those that are held was a quarter of a
-    follower's time.
-    """
-    if gc.get_threshold()[0] < _COLLECT_AFTER:
-        gc.set_threshold(_COLLECT_AFTER, 20, 100)
 
 
 @dataclass(frozen=True)

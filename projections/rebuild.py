@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from programs.collector import collect_seldom
 from programs.errors import EXIT_UNREACHABLE, UserError
 from projections import bootstrap, catalogue
 from projections.apply import (
@@ -25,7 +26,7 @@ from projections.apply import (
 from projections.bootstrap import REBUILD_LOCK_SPACE, clean_litter
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.dead_letters import settle_undecodable
-from projections.decoding import Decoder, ProgramSpec, collect_rarely
+from projections.decoding import Decoder, ProgramSpec
 from projections.fold import fold
 from projections.model import Projection
 from projections.store import Store, create_indexes, create_tables, query, quoted
@@ -128,7 +129,7 @@ def rebuild(
 
     The old tables serve until the swap, and followers go on with them. UserError when another rebuild of the same projection runs.
     """
-    collect_rarely()
+    collect_seldom()
     work: _Events | _Rows
     if name == EVENTS:
         work = _Events(dsn, specs)

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, TypeAlias
 
+from programs.collector import collect_seldom
 from programs.registry import ProgramRegistry
 from projections.apply import decoded_line
 from projections.catalogue import Conn
-from projections.decoding import Decoder, ProgramSpec, collect_rarely
+from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Poison
 from projections.model import Event
 from schema import db, reads
@@ -169,7 +170,7 @@ def _message(pipe: IO[bytes]) -> bytes | None:
 def serve() -> None:
     """The other process: its pieces one after the other, each ended by an empty message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    collect_rarely()
+    collect_seldom()
     dsn, programs, wanted, pieces = pickle.load(sys.stdin.buffer)
     specs = [
         ProgramSpec(name, address, number, idl, (), None if rows is None else ProgramRegistry.load(rows))

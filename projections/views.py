@@ -161,10 +161,24 @@ def replace_views(conn: Conn, specs: Sequence[ProgramSpec], states: dict[str, St
     changed = {key: text for key, text in wanted.items() if held.get(key) != text}
     # Another order at each attempt: readers take the views in an order of their own, and against a fixed one a busy reader would make every
     # attempt a deadlock.
+    _must_not_be_theirs(conn, [key for key in changed if key not in held])
     for (schema, name), text in random.sample([*changed.items()], len(changed)):
         create_view(conn, schema, name, text)
     for schema in sorted({schema for schema, _ in changed}):
         roles.grant_views(conn, schema)
+
+
+def _must_not_be_theirs(conn: Conn, new: Sequence[tuple[str, str]]) -> None:
+    """ValueError when a relation that we did not make has the name of a view that we are about to make: replacing it would lose it."""
+    found = conn.execute(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN unnest(%s::text[], %s::text[]) AS w (schema, name) ON w.schema = n.nspname AND w.name = c.relname ORDER BY 1",
+        ([schema for schema, _ in new], [name for _, name in new]),
+    ).fetchall()
+    if found:
+        raise ValueError(
+            f"INDEXER_DATABASE_URL: {found[0][0]} exists and is not ours; rename it, give the program another name, or use another database"
+        )
 
 
 def drop_view(conn: Conn, schema: str, name: str) -> None:

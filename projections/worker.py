@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
 from projections.apply import Batch, Target, advance, advance_events, batch_of, due
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
-from projections.decoding import Decoder, ProgramSpec, collect_rarely
+from projections.decoding import Decoder, ProgramSpec
 from projections.guesses import Guesses, Misguessed
 from projections.model import Projection
 from projections.store import Store, quoted
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 RETRY_S = 5.0
+# Standings are never older than this and the time of one look.
+OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
 _APPLICATION = "indexer-projections"
 
@@ -190,6 +193,12 @@ class ProjectionFollower(_Following):
         self.state = target.state
 
 
+def _rest_s(poll_s: float, looked_s: float) -> float:
+    """Looking never takes more than a tenth of the time. A look that stood before a lock says nothing about the next one, and readiness must not
+    rest on what was seen minutes ago."""
+    return min(max(min(poll_s, 0.05), 10 * looked_s), OBSERVE_REST_S_MAX)
+
+
 class AccountsFollower:
     """Keeps the account mirror up with the samples."""
 
@@ -287,7 +296,7 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. psycopg.Error when the database goes away: the caller starts it anew."""
-        collect_rarely()
+        collect_seldom()
         with self._connect() as conn:
             clean_litter(conn)
             self._begin(conn)
@@ -368,8 +377,8 @@ class Worker:
                 started = time.monotonic()
                 self._observe(conn)
                 if not moved:
-                    # Looking costs more the more letters there are; it never takes more than a tenth of the time.
-                    time.sleep(max(min(self._poll_s, 0.05), 10 * (time.monotonic() - started)))
+                    # Looking costs more the more letters there are.
+                    time.sleep(_rest_s(self._poll_s, time.monotonic() - started))
 
     def _rebuild(self, over: Callable[[], bool]) -> None:
         """Build anew what was made by another version, one after the other; everything else goes on meanwhile."""

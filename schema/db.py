@@ -5,6 +5,7 @@ Connections are in autocommit mode: whoever writes opens a transaction, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg import conninfo, sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from programs.errors import EXIT_UNREACHABLE, EXIT_USAGE, UserError
+from programs.errors import EXIT_UNREACHABLE, EXIT_USAGE, EXIT_WRONG, UserError
 
 SETTING = "INDEXER_DATABASE_URL"
 SERVER_VERSION_MIN = 140000
@@ -38,8 +39,11 @@ _CONFIGURATION_WORDS = (
 )
 
 
-def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """Prove that the database can be used. UserError: 2 for what must be configured otherwise, 3 when nothing answers in time."""
+def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S, programs: Sequence[str] = ()) -> str:
+    """Prove that the database can be used, also for the read models of the programs of these names, and say what it is. Nothing is changed.
+
+    UserError: 2 for what must be configured otherwise, 3 when nothing answers in time.
+    """
     with connect(dsn, timeout_s=timeout_s) as conn:
         may = conn.execute(
             "SELECT has_database_privilege(current_database(), 'CREATE'), to_regnamespace('ledger') IS NOT NULL"
@@ -50,7 +54,39 @@ def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
                 f'as its owner: GRANT CREATE ON DATABASE "{conn.info.dbname}" TO "{conn.info.user}"',
                 EXIT_USAGE,
             )
+        if conn.execute("SELECT current_setting('transaction_read_only')").fetchone() == ("on",):
+            raise UserError(
+                f"{SETTING}: role {conn.info.user!r} can only read in database {conn.info.dbname!r} (default_transaction_read_only is on);"
+                f' as an administrator: ALTER ROLE "{conn.info.user}" SET default_transaction_read_only = off',
+                EXIT_USAGE,
+            )
         _must_be_our_ledger(conn)
+        _must_be_our_read_models(conn, programs)
+        version = conn.info.server_version
+        return f"{describe(dsn)}, PostgreSQL {version // 10000}.{version % 10000}"
+
+
+def _must_be_our_read_models(conn: psycopg.Connection[Any], programs: Sequence[str]) -> None:
+    """UserError 2 when the schemas for readers hold somebody else's relations. Asked before the first start only: `reset` and a new version of a
+    view would drop them. Later a reader may well have put a view of his own beside ours."""
+    if _current(conn) is not None:
+        return
+    ours = conn.execute(
+        "SELECT count(*) = 3 FROM pg_attribute WHERE attrelid = to_regclass('projections.views') AND attname IN ('schema', 'name', 'definition')"
+    ).fetchone() == (True,)
+    schemas = ["events", *programs, *(f"{name}_events" for name in programs), *(() if ours else ("projections",))]
+    known = "SELECT schema, name FROM projections.views" if ours else "SELECT 'events', 'freshness'"
+    foreign = conn.execute(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        f" WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND (n.nspname, c.relname) NOT IN ({known}) ORDER BY 1",
+        (schemas,),
+    ).fetchall()
+    if foreign:
+        raise UserError(
+            f"{SETTING}: database {conn.info.dbname!r} belongs to another program: the schemas of the read models hold "
+            f"{', '.join(name for (name,) in foreign[:3])}; name another database",
+            EXIT_USAGE,
+        )
 
 
 def _must_be_our_ledger(conn: psycopg.Connection[Any]) -> None:
@@ -98,7 +134,8 @@ def connect(
     except psycopg.Error as error:
         raise _refusal(dsn, error) from None
     try:
-        conn.execute(_session(READER_IDLE_IN_TRANSACTION_TIMEOUT_MS))
+        # As pg_dump does: a role's time limit is for short queries, and would cut each rebuild at the same place.
+        conn.execute(_session(READER_IDLE_IN_TRANSACTION_TIMEOUT_MS, statement_timeout="0"))
         _check_server(conn.info, conn.execute(_FACTS).fetchone())
     except BaseException:
         conn.close()
@@ -215,11 +252,27 @@ def describe(dsn: str) -> str:
 # ---- parts ----
 
 
-def _session(idle_ms: int) -> bytes:
+# Whatever the role, the database or the server has set: the driver reads times in ISO form only, floats must come back whole, an isolation level
+# above ours makes harmless races fail, and a search path may lead to somebody else's tables and functions.
+_SAME_EVERYWHERE = {
+    "lock_timeout": str(LOCK_TIMEOUT_MS),
+    "timezone": "UTC",
+    "plan_cache_mode": "force_custom_plan",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "client_encoding": "UTF8",
+    "default_transaction_isolation": "read committed",
+    "search_path": "public",
+    "idle_session_timeout": "0",
+}
+
+
+def _session(idle_ms: int, **more: str) -> bytes:
+    settings = {**_SAME_EVERYWHERE, "idle_in_transaction_session_timeout": str(idle_ms), **more}
     return (
-        f"SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', false),"
-        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false), set_config('timezone', 'UTC', false),"
-        " set_config('plan_cache_mode', 'force_custom_plan', false)"
+        "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
     ).encode()
 
 
@@ -276,6 +329,29 @@ def _refusal(dsn: str, error: psycopg.Error) -> UserError:
     return UserError(
         f"{SETTING}: {where} cannot be reached: {said}; is the server up, and the address right?", EXIT_UNREACHABLE
     )
+
+
+def trouble(error: Exception) -> UserError:
+    """What a command says when the database refuses in the middle of the work: 3 for what passes or is repaired beside us, 2 for a missing right,
+    1 for everything else. `error` is psycopg's, or SQLAlchemy's around one."""
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None) or ""
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    if state in ("42501", "25006"):
+        return UserError(
+            f"{SETTING}: the database refuses: {said}; connect as the owner, with the right to write", EXIT_USAGE
+        )
+    if state.startswith(("53", "58")):
+        return UserError(
+            f"{SETTING}: the server has no room left: {said}; give it disk, memory or connections", EXIT_UNREACHABLE
+        )
+    if state in ("57014", "55P03") or state.startswith("40"):
+        return UserError(
+            f"{SETTING}: cut short: {said}; another session or a time limit was in the way, try again", EXIT_UNREACHABLE
+        )
+    if isinstance(cause, psycopg.OperationalError) or state[:2] in ("08", "57"):
+        return UserError(f"{SETTING}: the database went away: {said}; start again when it is back", EXIT_UNREACHABLE)
+    return UserError(f"{SETTING}: the database refuses: {type(cause).__name__}: {said}", EXIT_WRONG)
 
 
 def _config() -> Config:

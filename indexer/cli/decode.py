@@ -56,12 +56,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 all decoded, 1 something did not, 2 wrong usage."""
-    import gc
-
     from programs.codec import compile_idl
+    from programs.collector import collect_seldom
 
-    # Decoded values hold no cycles: looking for them among the answers of a batch is time lost.
-    gc.set_threshold(200_000, 20, 100)
+    collect_seldom()
     if args.raw and args.instructions:
         raise UserError("--instructions: transactions have them, --raw lines do not; give one of the two")
     idl = read_idl(args.idl)
@@ -183,7 +181,7 @@ def _goes_on(lines: list[bytes], *, regular: bool) -> bool:
         return False
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True
     return False
 
@@ -208,7 +206,7 @@ def _one_document(lines: list[bytes]) -> list[bytes] | None:
         return None
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return [text.strip()]
 
@@ -242,7 +240,7 @@ def _documents(text: bytes) -> list[bytes]:
 
     try:
         return [bytes(part) for part in msgspec.json.decode(text, type=list[msgspec.Raw])]
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [text]
 
 

@@ -47,6 +47,8 @@ def examine(config: str | None) -> list[Finding]:
     from indexer.settings import Settings, load
     from indexer.startup import check_cluster, load_idls
     from programs.errors import UserError
+    from projections import bootstrap
+    from projections.catalog import resolve
     from schema import db
 
     found: list[Finding] = []
@@ -77,12 +79,27 @@ def examine(config: str | None) -> list[Finding]:
             raise UserError(f"the schema is at revision {current}, this program needs {head}; run: indexer db upgrade")
         return f"revision {current}"
 
+    def projections() -> str:
+        names = [name for program in loaded[0].watched for name in program.projections]
+        for name in names:
+            resolve(name)
+        return ", ".join(names) or "none asked for; decoded events and accounts are always there"
+
     def node() -> str:
         idls = asyncio.run(load_idls(loaded[0]))
+        for program in loaded[0].watched:
+            bootstrap.spec(program.name, program.address, 0, idls.newest[program.name], program.projections)
         return f"{', '.join(idls.newest)}: deployed, with an IDL that can be read"
 
     dsn = loaded[0].database_url
-    if dsn and check("database", lambda: db.describe(dsn)) and check("schema", schema) and db.revisions(dsn)[0]:
+    names = [program.name for program in loaded[0].watched]
+    if (
+        dsn
+        and check("database", lambda: db.check_dsn(dsn, loaded[0].connect_timeout_s, names))
+        and check("schema", schema)
+        and db.revisions(dsn)[0]
+    ):
         check("cluster", lambda: asyncio.run(check_cluster(loaded[0])))
-    check("node and programs", node)
+    if check("projections", projections):
+        check("node and programs", node)
     return found

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import gc
 import importlib
 import os
 import sys
 import tomllib
+import traceback
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from programs.errors import UserError
+from indexer.log import printable
+from programs.errors import EXIT_WRONG, UserError
 
 # In the order of the help page.
 COMMANDS = (
@@ -77,18 +81,61 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = parser().parse_args(argv)
+    _streams()
     try:
-        return int(arguments.func(arguments))
+        arguments = parser().parse_args(argv)
+        code = int(arguments.func(arguments))
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is wrong with us.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard()
         return 0
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _streams() -> None:
+    """Output that any terminal and any locale takes: what has no letter there is written as an escape. A stream that the caller closed becomes
+    the null device, so that nothing of ours lands in a file that was opened in its place."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard() -> None:
+    """Let what is still in stdout's buffer go nowhere: at the interpreter's end it would be tried again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unforeseen(error: Exception) -> int:
+    """What no command foresaw, in one line. INDEXER_LOG_LEVEL=debug shows where it came from."""
+    if os.environ.get("INDEXER_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        _discard()
+        return _told(UserError(f"the output can't be written: {error.strerror}", EXIT_WRONG))
+    if any(base.__module__.partition(".")[0] in ("psycopg", "sqlalchemy") for base in type(error).__mro__):
+        from schema.db import trouble
+
+        return _told(trouble(error))
+    text = (str(error).strip().splitlines() or [""])[0][:300]
+    return _told(
+        UserError(f"unforeseen {type(error).__name__}: {text}; INDEXER_LOG_LEVEL=debug shows where", EXIT_WRONG)
+    )
+
+
+def _told(error: UserError) -> int:
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+    return error.exit_code
 
 
 def entry() -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from indexer.log import coloured
+
 # Seconds between two log lines where there is no terminal.
 LINE_S = 5.0
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
@@ -34,7 +36,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], out: TextIO |
         return "  ".join(padded).rstrip()
 
     head = line(headings)
-    print(f"{_BOLD}{head}{_PLAIN}" if out.isatty() else head, file=out)
+    print(f"{_BOLD}{head}{_PLAIN}" if coloured(out) else head, file=out)
     for row in text:
         print(line(row), file=out)
 

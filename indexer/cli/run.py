@@ -28,12 +28,12 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0 after SIGTERM, 130 after SIGINT, 1 when --until-slot can't be reached, 2 and 3 as everywhere."""
+    """Exit code 0 after SIGTERM, 130 after SIGINT, 129 after SIGHUP, 1 when --until-slot can't be reached, 2 and 3 as everywhere."""
     from indexer.app import Daemon, RunOptions
     from indexer.core.protocol import Slot
     from indexer.log import log
     from indexer.settings import load
-    from indexer.startup import collect_seldom
+    from programs.collector import keep_all
     from programs.errors import UserError
 
     if args.until_slot is not None and args.until_slot < 0:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     log.configure(settings.log_level, settings.log_format)
     until = None if args.until_slot is None else Slot(args.until_slot)
     daemon = Daemon(settings, RunOptions(not args.project_only, not args.ingest_only, until, own_process=True))
-    collect_seldom()
+    keep_all()
     code = asyncio.run(daemon.run())
     if args.json:
         state = daemon.state

@@ -63,7 +63,7 @@ def play(args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
 
     from indexer.simulation.run import Divergence, Simulation
     from indexer.simulation.shrink import shrink
-    from indexer.startup import GC_OBJECTS
+    from programs.collector import collect_seldom
 
     only = None if args.only is None else read_only(args.only)
     totals: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def play(args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     started, busy = time.monotonic(), time.process_time()
     # Nothing of a history is in a cycle, and looking for some is a tenth of the time.
     thresholds = gc.get_threshold()
-    gc.set_threshold(GC_OBJECTS, 20, 20)
+    collect_seldom()
     with Progress(disable=not sys.stderr.isatty() or args.transcript, transient=True) as progress:
         for seed in progress.track(range(args.seed, args.seed + args.runs), description="histories"):
             try:

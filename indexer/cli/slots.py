@@ -26,7 +26,10 @@ def add_range(parser: argparse.ArgumentParser, *, first: bool = False) -> None:
 
 
 def _slot_or_first(text: str) -> int | None:
-    return None if text == "first" else int(text)
+    try:
+        return None if text == "first" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no slot; give a number, or "first"') from None
 
 
 def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitable[Result]]) -> Result:
@@ -36,7 +39,7 @@ def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitabl
 
     from indexer.log import log
     from indexer.settings import load
-    from indexer.startup import collect_seldom
+    from programs.collector import keep_all
     from programs.errors import UserError
 
     if args.from_slot is not None and args.from_slot < 0:
@@ -72,7 +75,7 @@ def over_range(name: str, args: argparse.Namespace, work: Callable[..., Awaitabl
                     name, slots=done, of=total, transactions=rows, per_second=round(rate), seconds_left=round(left)
                 )
 
-        collect_seldom()
+        keep_all()
         return asyncio.run(_until_terminated(work(settings, args.from_slot, args.to_slot, progress)))
 
 

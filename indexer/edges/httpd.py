@@ -35,7 +35,8 @@ class HttpServer:
         self._ready = ready
         self._status = status
         self._server: asyncio.Server | None = None
-        self._room = asyncio.Semaphore(CONNECTIONS_MAX)
+        # Oldest first.
+        self._open: dict[asyncio.StreamWriter, None] = {}
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
@@ -52,25 +53,32 @@ class HttpServer:
         """Stop listening; requests under way are cut."""
         if self._server is not None:
             self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= CONNECTIONS_MAX:
+            # Whoever holds so many connections must not keep the probes waiting, on which the process's life depends.
+            next(iter(self._open)).transport.abort()
+        self._open[writer] = None
         try:
-            async with self._room:
-                async with asyncio.timeout(REQUEST_S_MAX):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                status, kind, body = await self._answer(head)
-                if head.startswith(b"HEAD "):
-                    body = b""
-                writer.write(
-                    f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-                    "Connection: close\r\n\r\n".encode()
-                    + body
-                )
-                async with asyncio.timeout(REQUEST_S_MAX):
-                    await writer.drain()
+            async with asyncio.timeout(REQUEST_S_MAX):
+                head = await reader.readuntil(b"\r\n\r\n")
+            status, kind, body = await self._answer(head)
+            allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
+            writer.write(
+                f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{allow}"
+                "Connection: close\r\n\r\n".encode()
+                + (b"" if head.startswith(b"HEAD ") else body)
+            )
+            async with asyncio.timeout(REQUEST_S_MAX):
+                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a scraper that went away or never spoke
+        except asyncio.CancelledError:
+            pass  # the end of the process; before Python 3.12 the streams would print a trace of it
         finally:
+            self._open.pop(writer, None)
             writer.close()
 
     async def _answer(self, head: bytes) -> Answer:

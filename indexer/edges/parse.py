@@ -263,7 +263,7 @@ def envelope(body: bytes) -> Envelope:
     try:
         return _either(body, _envelope, lambda text: _loose_envelope(_loosely(text)))
     except Garbage as error:
-        raise Garbage(f"not a JSON-RPC reply: {error}") from None
+        raise Garbage(f"not a JSON-RPC reply ({error}): {bytes(body[:60])!r}") from None
 
 
 def envelopes(body: bytes) -> list[Envelope]:
@@ -316,7 +316,7 @@ def integer(raw: bytes) -> int:
     """A bare number, such as a slot."""
     try:
         return _integer(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a number: {error}") from None
 
 
@@ -324,7 +324,7 @@ def signature_list(raw: bytes) -> tuple[Listed, ...]:
     """A page of getSignaturesForAddress."""
     try:
         entries = _signatures(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a signature list: {error}") from None
     return tuple(
         [
@@ -338,7 +338,7 @@ def slots(raw: bytes, first: Slot, last: Slot) -> tuple[Slot, ...]:
     """A getBlocks result: slots of the range, ascending."""
     try:
         found = _slots(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a list of slots: {error}") from None
     if any(b <= a for a, b in pairwise(found)) or (found and not first <= found[0] <= found[-1] <= last):
         raise Garbage(f"not the slots {first}..{last} in order")
@@ -349,7 +349,7 @@ def block_accounts(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result with transactionDetails "accounts": which transactions mention which watched programs. None when the node answered null."""
     try:
         parsed = _block_keys(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a block: {error}") from None
     if parsed is None:
         return None
@@ -594,7 +594,7 @@ def logs_notification(raw: msgspec.Raw) -> Notification:
     """A logsNotification's result."""
     try:
         parsed = _logs_result(raw)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a logs notification: {error}") from None
     value = parsed.value
     err = None if value.err is None else error_text(value.err)
@@ -614,7 +614,7 @@ def slot_notification(raw: msgspec.Raw) -> Slot:
     """A slotNotification's slot."""
     try:
         return Slot(_slot_result(raw).slot)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbage(f"not a slot notification: {error}") from None
 
 
@@ -653,6 +653,29 @@ def accounts(raw: bytes) -> tuple[Slot, list[tuple[int, bytes] | None]]:
         ]
     except (msgspec.DecodeError, ValueError) as error:
         raise Garbage(f"not a list of accounts: {error}") from None
+
+
+class _AccountInfo(msgspec.Struct):
+    data: tuple[bytes, str]
+    executable: bool = False
+
+
+class _AccountReply(msgspec.Struct):
+    value: _AccountInfo | None
+
+
+_account_reply = msgspec.json.Decoder(_AccountReply).decode
+
+
+def account(raw: bytes) -> tuple[bytes, bool] | None:
+    """getAccountInfo with encoding base64 → (data, executable); None where there is no account."""
+    try:
+        value = _account_reply(raw).value
+    except _UNREADABLE as error:
+        raise Garbage(f"not an account: {error}") from None
+    if value is not None and value.data[1] != "base64":
+        raise Garbage(f"an account in the encoding {value.data[1]!r}, not base64")
+    return None if value is None else (value.data[0], value.executable)
 
 
 def _change(value: _ProgramValue, program: Address, slot: Slot) -> AccountChange:

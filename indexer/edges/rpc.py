@@ -10,7 +10,6 @@ a block (a list proves nothing unless the same endpoint has served the barrier),
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import time
@@ -217,10 +216,19 @@ class RpcClient:
         if request.details == "full":
             config["encoding"] = "base64"
 
-        def read(raw: Any) -> Awaitable[Block | None] | Block | None:
+        async def read(raw: Any) -> Block | None:
             if request.details == "accounts":
-                return parse.block_accounts(raw, request.slot, self.watched)
-            return _in_steps(parse.block_steps(raw, request.slot, self.watched))
+                found = parse.block_accounts(raw, request.slot, self.watched)
+            else:
+                found = await _in_steps(parse.block_steps(raw, request.slot, self.watched))
+            if found is not None and (
+                (request.details == "full" and found.contents is None)
+                or (request.details == "signatures" and found.signatures is None)
+            ):
+                raise Garbage(
+                    f"a block of slot {request.slot} without the {request.details} details that were asked for"
+                )
+            return found
 
         reply = await self.call(
             "getBlock",
@@ -288,8 +296,8 @@ class RpcClient:
         """The data of an account, or only its first bytes; None when there is none."""
 
         def read(raw: bytes) -> bytes | None:
-            value = msgspec.json.decode(raw)["value"]
-            return None if value is None else base64.b64decode(value["data"][0])
+            found = parse.account(raw)
+            return None if found is None else found[0]
 
         config: dict[str, Any] = {"commitment": "confirmed", "encoding": "base64"}
         if length is not None:
@@ -300,8 +308,8 @@ class RpcClient:
         """Whether the account is a program; None when there is none."""
 
         def read(raw: bytes) -> bool | None:
-            value = msgspec.json.decode(raw)["value"]
-            return None if value is None else bool(value["executable"])
+            found = parse.account(raw)
+            return None if found is None else found[1]
 
         config = {"commitment": "confirmed", "encoding": "base64", "dataSlice": {"offset": 0, "length": 0}}
         return await self.call("getAccountInfo", [address, config], read)
@@ -374,10 +382,14 @@ class RpcClient:
     ) -> T | Failure:
         """One call, retried on transient trouble. The node's own refusals come back at once as Failure. `read` gets the result, raw or as
         `envelope` has read it."""
-        body = msgspec.json.encode(parse.request_json(next(self._ids), method, params))
+        key = next(self._ids)
+        body = msgspec.json.encode(parse.request_json(key, method, params))
 
         def reading(raw: bytes) -> T | Awaitable[T] | Failure:
             reply = self._limited(envelope(raw))
+            if reply.id != key and reply.error is None:
+                # A proxy that mixes up its callers: the answer may be true and not ours.
+                raise Garbage(f"the reply to another request: id {reply.id!r}, not {key}")
             found = parse.result(reply)
             return found if isinstance(found, Failure) else read(found)
 
@@ -576,6 +588,11 @@ class RpcClient:
             raise _Limited("HTTP 429", after)
         if status in RETRY_STATUS:
             raise _Limited(f"HTTP {status}", after) if after is not None else _Transient(f"HTTP {status}")
+        if 300 <= status < 400:
+            place = urlsplit(headers.get("location", ""))
+            raise _Transient(f"HTTP {status}, it sends us on to {place.scheme}://{place.hostname}; give that URL")
+        if status in (401, 403):
+            raise _Transient(f"HTTP {status}, it refuses us: is the key in the URL right?")
         if status != 200 and not content.lstrip().startswith((b"{", b"[")):
             raise _Transient(f"HTTP {status}")
         metrics.RPC_BYTES.labels(method=method).inc(len(content))
@@ -584,6 +601,8 @@ class RpcClient:
             return await found if isinstance(found, Awaitable) else found
         except _Limited as limited:
             raise _Limited(str(limited), after) from None
+        except Garbage as garbage:
+            raise Garbage(scrubbed(str(garbage), endpoint.url)) from None
 
     async def _post(self, url: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         headers = {"content-type": "application/json"}

@@ -156,7 +156,7 @@ class SocketEdge:
                     log.warning("subscription_refused", url=shown(self._url), method=method, error=reason[:200])
         except Garbage as garbage:
             metrics.RPC_GARBAGE.inc()
-            log.warning("socket_garbage", url=shown(self._url), error=str(garbage)[:200])
+            log.seldom(5.0, "warning", "socket_garbage", url=shown(self._url), error=str(garbage)[:200])
 
     def _requests(self) -> list[tuple[str, list[Any], Callable[[Any], None]]]:
         requests: list[tuple[str, list[Any], Callable[[Any], None]]] = []

@@ -36,8 +36,8 @@ import psycopg
 
 from indexer.core.protocol import Address, Content, Slot
 from indexer.edges import parse
-from indexer.startup import collect_seldom
 from programs import base58
+from programs.collector import keep_all
 from schema import db, ledger, rows
 from schema import lease as leases
 from schema.embedded import EmbeddedPostgres, find_binaries
@@ -309,7 +309,7 @@ def main() -> None:
         "--long", type=int, metavar="ROWS", help="instead: an append at a tenth of ROWS and at ROWS (10000000)"
     )
     arguments = parser.parse_args()
-    collect_seldom()
+    keep_all()
     if arguments.long:
         lengths = [arguments.long // 10 // BATCH_ROWS * BATCH_ROWS, arguments.long // BATCH_ROWS * BATCH_ROWS]
         with EmbeddedPostgres() as server:

@@ -24,6 +24,7 @@ from programs.community_voting import artifact
 from programs.devnode.chain import Commitment
 from programs.devnode.config import DevNodeConfig
 from programs.devnode.node import DevNode
+from programs.errors import UserError
 from programs.idl import load_idl
 from programs.registry import IdlVersion, ProgramRegistry, merged
 from programs.transaction import from_rpc
@@ -88,6 +89,21 @@ def rows(dsn: str, statement: Any, *values: Any) -> list[tuple[Any, ...]]:
 
 def clean(value: Any) -> Any:
     return json.loads(json.dumps(value).replace("\\u0000", "\\ufffd"))
+
+
+def test_a_view_of_somebody_else_is_not_replaced(db: str) -> None:
+    number = fill(db, "amm")
+    spec = bootstrap.spec("amm", five.program("amm"), number, load_idl((five.FOLDER / "amm.json").read_bytes()), ())
+    theirs = f'amm_events."{spec.idl.events[0].name}"'
+    with database.connect(db) as conn:
+        conn.execute(f"CREATE SCHEMA amm_events; CREATE VIEW {theirs} AS SELECT 'theirs' AS word")  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="exists and is not ours") as caught:
+            bootstrap.ensure(db, (spec,))
+        assert caught.value.exit_code == 2
+        assert conn.execute(f"SELECT word FROM {theirs}").fetchall() == [("theirs",)]  # type: ignore[arg-type]
+        conn.execute(f"DROP VIEW {theirs}")  # type: ignore[arg-type]
+    bootstrap.ensure(db, (spec,))
+    bootstrap.ensure(db, (spec,))
 
 
 @pytest.mark.parametrize("name", five.NAMES)

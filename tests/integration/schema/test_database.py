@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -181,6 +182,70 @@ def test_a_role_without_rights_is_refused(db: str) -> None:
                 database.check_dsn(theirs)
         finally:
             conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE events.decoded (a int)",
+        "CREATE SCHEMA voting; CREATE VIEW voting.votes AS SELECT 1 AS a",
+        "CREATE SCHEMA voting_events; CREATE TABLE voting_events.vote_cast (a int)",
+        "CREATE SCHEMA projections; CREATE TABLE projections.generations (a int)",
+    ],
+)
+def test_read_models_that_are_not_ours_are_refused_before_anything_is_made(db: str, statement: str) -> None:
+    database.downgrade(db)
+    with database.connect(db) as conn:
+        conn.execute("CREATE SCHEMA IF NOT EXISTS events")
+        database.check_dsn(db, programs=["voting"])
+        conn.execute(statement)
+        with pytest.raises(UserError, match="belongs to another program") as caught:
+            database.check_dsn(db, programs=["voting"])
+        assert caught.value.exit_code == 2
+        assert statement.split("VIEW ")[-1].split("TABLE ")[-1].split()[0] in str(caught.value)
+        conn.execute("DROP SCHEMA events CASCADE")
+        if "events." not in statement:
+            with pytest.raises(UserError):
+                database.check_dsn(db, programs=["voting"])
+
+
+def test_a_role_that_can_only_read_is_refused_for_writing(db: str) -> None:
+    role = f"looker_{os.getpid()}"
+    with database.connect(db) as conn:
+        conn.execute(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET default_transaction_read_only = on")
+        try:
+            theirs = make_conninfo(db, user=role)
+            with pytest.raises(UserError, match="can only read") as caught:
+                database.check_dsn(theirs)
+            assert caught.value.exit_code == 2
+            database.check_schema(theirs)
+        finally:
+            conn.execute(f"DROP ROLE {role}")
+
+
+def test_what_a_role_has_set_does_not_reach_us(db: str) -> None:
+    role = f"odd_{os.getpid()}"
+    settings = {
+        "DateStyle": "German, DMY", "IntervalStyle": "iso_8601", "TimeZone": "Asia/Kathmandu", "extra_float_digits": "-15",
+        "client_encoding": "LATIN1", "search_path": "theirs, pg_temp", "default_transaction_isolation": "serializable",
+        "statement_timeout": "60", "lock_timeout": "1", "idle_session_timeout": "1000", "standard_conforming_strings": "off",
+    }  # fmt: skip
+    with database.connect(db) as conn:
+        conn.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+        try:
+            for name, value in settings.items():
+                conn.execute(f"ALTER ROLE {role} SET {name} = '{value}'" if "," not in value or name == "DateStyle"
+                             else f"ALTER ROLE {role} SET {name} = {value}")  # fmt: skip
+            with database.connect(make_conninfo(db, user=role)) as odd:
+                told = odd.execute(
+                    "SELECT '2026-01-02 03:04+00'::timestamptz, '90 min'::interval, 0.1::float8, E'\\u20ac', current_schemas(false),"
+                    " current_setting('transaction_isolation'), pg_sleep(0.1)::text"
+                ).fetchone()
+            assert told == (
+                datetime(2026, 1, 2, 3, 4, tzinfo=UTC), timedelta(minutes=90), 0.1, "€", ["public"], "read committed", ""
+            )  # fmt: skip
+        finally:
+            conn.execute(f"DROP ROLE {role}")
 
 
 def test_a_standby_and_an_old_server_are_refused() -> None:

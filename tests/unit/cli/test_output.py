@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 
 import pytest
 
@@ -55,3 +56,44 @@ def test_what_long_work_waits_for_is_said_at_once(capsys: pytest.CaptureFixture[
     assert [(line["action"], line["level"], line["detail"]) for line in said] == [
         ("rebuild waits", "warning", "the swap waits for pid 7")
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "escapes"), [("NO_COLOR", "1", False), ("TERM", "dumb", False), ("NO_COLOR", "", True)]
+)
+def test_escapes_only_where_they_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, escapes: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(variable, value)
+    out = Terminal()
+    output.table(("one", "two"), [(1, 2)], out)
+    monkeypatch.setattr("sys.stderr", out)
+    log.configure("info", "text")
+    log.warning("note", said="a")
+    assert ("\x1b" in out.getvalue()) == escapes
+
+
+def test_what_a_node_says_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "text")
+    log.warning("refused", error="a\x1b[2Jb\nc")
+    assert capsys.readouterr().err.endswith("refused error=a [2Jb c\n")
+
+
+def test_what_libraries_say_has_the_form_of_all_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+    logging.getLogger("psycopg").warning("error ignored terminating %s", "x")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("asyncio").exception("never retrieved")
+    one, two = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (one["level"], one["action"], one["said"]) == ("warning", "library", "error ignored terminating x")
+    assert (two["level"], two["logger"]) == ("error", "asyncio")
+    assert "ValueError: why" in two["trace"]

@@ -67,6 +67,10 @@ def always(answer: Answer) -> Decide:
         Answer(raw=b"<html>busy</html>"),
         Answer(raw=b""),
         Answer(raw=b'{"jsonrpc":"2.0","id":1}'),
+        Answer(raw=b'{"jsonrpc":"2.0","id":999999,"result":7}'),
+        Answer(raw=b'{"jsonrpc":"2.0","result":7}'),
+        Answer(raw=b'{"jsonrpc":"2.0","id":1,"error":"slow down"}'),
+        Answer(raw=b'{"jsonrpc":"2.0","id":1,"error":{"message":"slow down"}}'),
         Answer(raw=b"[" * 100_000),
         Answer(raw=b"\xff\xfe\x00"),
         Answer(-5),
@@ -90,6 +94,57 @@ def test_nonsense_is_asked_again_and_never_believed(bad: Answer) -> None:
     assert isinstance(reply, Failure)
     assert reply.code is None
     assert calls == 3
+
+
+@pytest.mark.parametrize(
+    ("details", "block"),
+    [("full", {"signatures": ["a"]}), ("full", {}), ("signatures", {"transactions": []}), ("signatures", {})],
+)
+def test_a_block_without_what_was_asked_for_is_no_block(details: Any, block: dict[str, Any]) -> None:
+    async def work(server: Server) -> Any:
+        async with client(server) as it:
+            return await it.get_block(GetBlock(Slot(50), details, "confirmed"))
+
+    assert isinstance(run(work, always(Answer({"parentSlot": 49, **block}))), Failure)
+    assert isinstance(run(work, always(Answer({"parentSlot": 49, "signatures": [], "transactions": []}))), Block)
+
+
+@pytest.mark.parametrize("result", [5, "x", [], {}, {"value": 5}, {"value": {}}, {"value": {"data": ["AAAA", "base58"]}},
+                                    {"value": {"data": ["**", "base64"]}}, {"value": {"data": [], "executable": True}}], ids=str)  # fmt: skip
+def test_an_account_of_another_shape_is_no_account(result: Any) -> None:
+    async def work(server: Server) -> Any:
+        async with client(server) as it:
+            return await it.get_account(PROGRAM), await it.get_executable(PROGRAM)
+
+    assert all(isinstance(reply, Failure) for reply in run(work, always(Answer(result))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(raw=b"", status=301, headers={"Location": "https://other.example/secret"}), "sends us on to https://other.example;"),
+        (Answer(raw=b'{"error":"no"}', status=401), "is the key in the URL right?"),
+        (Answer(raw=b"<html>a page"), "<html>a page"),
+    ],
+)  # fmt: skip
+def test_what_a_person_must_mend_is_said(answer: Answer, said: str) -> None:
+    async def work(server: Server) -> Any:
+        async with client(server) as it:
+            return await it.get_slot(TIP)
+
+    reply = run(work, always(answer))
+    assert said in reply.message
+    assert "secret" not in reply.message
+
+
+def test_a_list_with_a_byte_that_is_no_text_is_no_list() -> None:
+    raw = b'{"jsonrpc":"2.0","id":1,"result":[{"signature":"5\xca5","slot":5}]}'
+
+    async def work(server: Server) -> Any:
+        async with client(server) as it:
+            return await it.list_signatures(ListSignatures(PROGRAM, "confirmed", 10))
+
+    assert isinstance(run(work, always(Answer(raw=raw))), Failure)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ def test_transactions_become_lines_in_the_contracts_form(idl: str, tmp_path: Pat
     ]
 
 
+def test_a_line_nested_beyond_reason_does_not_stop_the_stream(idl: str) -> None:
+    good = json.dumps(result("json", frame(P, 1, data_line(1)), [])).encode()
+    code, lines, stderr = run("decode", "--idl", idl, given=b"[" * 100_000 + b"\n" + good + b"\n")
+    assert (code, stderr, len(lines)) == (1, "", 2)
+    assert "error" in lines[0]
+    assert lines[1]["event"] == "Put"
+
+
 def test_raw_lines_are_answered_one_by_one_while_the_input_stays_open(idl: str) -> None:
     process = subprocess.Popen(
         command("decode", "--idl", idl, "--raw", "event"),

@@ -102,6 +102,8 @@ def test_an_event_that_only_an_older_idl_names_is_still_named() -> None:
 
 def test_changes_on_the_chain_are_noticed_once() -> None:
     watch = Watch(5)
+    lagging = Watch(5)
+    assert [lagging.notice(slot, "x") for slot in (5, 9, 5, 9)] == [[], ["upgraded"], [], []]
     assert watch.notice(Failure("down"), Failure("down")) == []
     assert watch.notice(5, None) == []
     assert watch.notice(5, "one") == ["idl_changed"]

@@ -19,6 +19,7 @@ RULES = Path(__file__).resolve().parents[3] / "deploy" / "prometheus" / "alerts.
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(encoding="utf-8"), re.MULTILINE)
 ME = 'job="indexer", instance="i"'
 DONE, UNPROVEN = 'indexer_ticks_total{outcome="done"}', 'indexer_ticks_total{outcome="unproven"}'
+UPGRADED = 'indexer_program_upgrades_total{program="voting", what="upgraded"}'
 HEALTHY = {
     "up": "1x60",
     "indexer_leader": "1x60",
@@ -49,6 +50,8 @@ HEALTHY = {
     "indexer_witness_absent_total": "0x60",
     "indexer_audit_stalled": "0x60",
     "indexer_audit_forged_total": "0x60",
+    UPGRADED: "0x60",
+    "indexer_reconcile_differences": "0x60",
 }
 
 
@@ -107,6 +110,8 @@ CASES = [
     Case("the node answers garbage", {"indexer_rpc_garbage_total": "0x9 1x51"}, 12, "IndexerRpcGarbage"),
     Case("the database refuses", {"indexer_database_failures_total": "0x9 0+10x51"}, 20, "IndexerDatabaseFailures"),
     Case("samples of accounts are dropped", {"indexer_account_updates_dropped_total": "0x9 5x51"}, 12, "IndexerAccountSamplesDropped"),
+    Case("the program is deployed anew", {UPGRADED: "0x9 1x51"}, 12, "IndexerProgramChanged"),
+    Case("the tables say something else than the accounts", {"indexer_reconcile_differences": "0x9 3x51"}, 12, "IndexerTablesDiffer"),
 ]  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from indexer.core.protocol import Address, Failure, Slot
 from indexer.edges import parse
-from indexer.startup import collect_seldom
 from programs import base58
+from programs.collector import keep_all
 from programs.transaction import RawTransaction, TransactionError, from_rpc, parse_wire, static_keys
 from schema.rows import StoredTransaction, prepare_row
 
@@ -161,7 +161,7 @@ def test_a_block_of_a_thousand_wakes_the_collector_at_most_once() -> None:
         if phase == "start":
             passes.append(info["generation"])
 
-    collect_seldom()
+    keep_all()
     gc.callbacks.append(count)
     try:
         found = parse.block(told, Slot(5), WATCHED)

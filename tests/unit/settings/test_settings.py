@@ -54,13 +54,18 @@ def test_the_file_may_be_named_in_dotenv(tmp_path: Path) -> None:
         ("INDEXER_COMMITMENT", "processed", "INDEXER_COMMITMENT = 'processed'"),
         ("INDEXER_PROGRAMS", '[{"name": "Bad Name", "address": "x"}]', "name"),
         ("INDEXER_PROGRAMS", '[{"name": "a", "address": "tooshort"}]', "tooshort"),
-        ("INDEXER_PROGRAMS", "[{", "INDEXER_PROGRAMS"),
+        ("INDEXER_PROGRAMS", "[{", "INDEXER_PROGRAMS is not JSON"),
+        ("INDEXER_ACCOUNTS_POLL_S", "inf", "INDEXER_ACCOUNTS_POLL_S = 'inf'"),
+        ("INDEXER_RECONCILE_S", "inf", "INDEXER_RECONCILE_S = 'inf'"),
+        ("INDEXER_METRICS_HOST", "http://u:secret@h/", "INDEXER_METRICS_HOST: is no host"),
+        ("INDEXER_LOG_LEVEL", "postgresql://u:secret@h/d", "INDEXER_LOG_LEVEL: Input"),
+        ("INDEXER_CONFIG", "postgresql://u:secret@h/d", "the configuration file (a URL) does not exist"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
     monkeypatch.setenv(name, value)
     message = refusal()
-    assert said in message or "programs" in message
+    assert said in message or (name == "INDEXER_PROGRAMS" and "[0]" in message)
     assert "secret" not in message
 
 
@@ -101,3 +106,21 @@ def test_a_wrong_entry_of_several_idls_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(str(file))
     assert str(caught.value) == "'from_slt' is not a setting (in programs.0.idl.0); take it out or mend its name"
+
+
+@pytest.mark.parametrize("name", ["voting_events", "projection_7", "events", "pg_x", "ledger"])
+def test_a_program_cannot_have_the_name_of_another_schema(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.toml").write_text(f'[[programs]]\nname = "{name}"\nidl = "builtin:community_voting"\n')
+    assert f"name = '{name}': is a reserved name" in refusal(str(tmp_path / "c.toml"))
+
+
+def test_what_is_wrong_is_said_in_the_words_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("programs = [1]\n")
+    said = refusal(str(tmp_path / "c.toml"))
+    assert said == "INDEXER_PROGRAMS[0] = '1': Input should be a table with name and address"
+
+
+def test_a_database_url_of_blanks_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDEXER_DATABASE_URL", "   ")
+    with pytest.raises(UserError, match="is not set"):
+        load().need_database()

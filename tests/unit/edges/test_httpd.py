@@ -1,0 +1,84 @@
+"""The health and metrics server, used badly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from indexer import metrics
+from indexer.edges.httpd import CONNECTIONS_MAX, HttpServer
+
+
+def run(work: Callable[[HttpServer], Awaitable[Any]]) -> Any:
+    async def status() -> dict[str, Any]:
+        return {"at": 1}
+
+    async def go() -> Any:
+        server = HttpServer(list, status)
+        await server.start("127.0.0.1", 0)
+        try:
+            async with asyncio.timeout(20):
+                return await work(server)
+        finally:
+            await server.close()
+
+    return asyncio.run(go())
+
+
+async def ask(server: HttpServer, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_many_silent_connections_do_not_keep_a_probe_waiting() -> None:
+    async def work(server: HttpServer) -> bytes:
+        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3 * CONNECTIONS_MAX)]
+        answer = await ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")
+        for _, writer in silent:
+            writer.close()
+        return answer
+
+    assert run(work).startswith(b"HTTP/1.1 200")
+
+
+def test_an_open_connection_leaves_no_trace_on_stderr_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    async def work(server: HttpServer) -> None:
+        await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.sleep(0.05)
+
+    run(work)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"HEAD /healthz HTTP/1.1\r\n\r\n", b"200"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET /nothing HTTP/1.1\r\n\r\n", b"404"),
+        (b"\x16\x03\x01\r\n\r\n", b"400"),
+    ],
+)
+def test_what_it_does_not_serve_is_refused(request_: bytes, status: bytes) -> None:
+    answer = run(lambda server: ask(server, request_))
+    assert answer.split()[1] == status
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (b"Allow: GET, HEAD" in head) == (status == b"405")
+    if request_.startswith(b"HEAD"):
+        assert b"Content-Length: 16" in head
+        assert body == b""
+
+
+def test_the_page_holds_no_series_about_when_series_were_made() -> None:
+    metrics.PROGRAM_UPGRADES.labels(program="x", what="upgraded")
+    page = run(lambda server: ask(server, b"GET /metrics HTTP/1.1\r\n\r\n"))
+    assert b"indexer_program_upgrades_total" in page
+    assert b"_created{" not in page
+    assert b"_created " not in page
