@@ -68,6 +68,9 @@ HINTS_POLL_S = 0.5
 TRUSTING_ROUND_S = 0.85
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
 CLOSING_S = 1.0
+# While no socket wakes the sealer it looks by itself: at this pace while it finds rows, then more and more seldom.
+UNHEARD_S_MIN = 0.5
+UNHEARD_S_MAX = 2.0
 CANCEL_AGAIN_S = 0.2
 _GIVE_IDL = "give the new IDL with the slot from which it holds, and start again; until then the old one is used"
 
@@ -104,6 +107,7 @@ class Daemon:
         self._handed: list[Handover] = []
         self._to_audit: list[Handover] = []
         self._deadline = float("inf")
+        self._unheard_s = UNHEARD_S_MIN
 
     # ---- life ----
 
@@ -288,6 +292,7 @@ class Daemon:
                     account=lambda change: self._on_account(sealer, sampler, change),
                     slot=self._on_slot,
                     subscribed=lambda: self._on_subscribed(sampler),
+                    lost=self._wake.set,
                 ),
                 self._watchdog,
             )
@@ -447,7 +452,7 @@ class Daemon:
                 self._to_audit.append(handover)
                 self.state.catching_up.pop(handover.address, None)
                 log.info("caught_up", program=handover.address, slot=handover.sealed)
-            started = time.monotonic()
+            started, rows = time.monotonic(), self.state.rows
             outcome = await driver.drive(sealer.tick(hint, self.options.until_slot))
             metrics.TICK_SECONDS.observe(time.monotonic() - started)
             self.state.socket = edge.connected
@@ -461,7 +466,7 @@ class Daemon:
                 if until is not None and sealer.sealed >= until and not self.state.catching_up:
                     self._finished.set()
                     return
-                await self._next_wake(sealer)
+                await self._next_wake(sealer, self._patience(edge.connected, self.state.rows > rows))
                 if self.settings.trust_socket_contents:
                     await self._sleep(max(0.0, started + TRUSTING_ROUND_S - time.monotonic()))
             elif isinstance(outcome, Halted):
@@ -481,11 +486,19 @@ class Daemon:
                 await self._sleep(pause)
                 pause = min(pause * 2, RETRY_S_MAX)
 
-    async def _next_wake(self, sealer: Sealer) -> None:
-        until = self.options.until_slot
-        # Someone waits for a slot: look at every tip instead of waiting for a notification.
-        idle = self.settings.idle_poll_s if until is None else min(0.4, self.settings.idle_poll_s)
-        deadline = time.monotonic() + idle
+    def _patience(self, heard: bool, moved: bool) -> float:
+        """Seconds to wait for a notification. `heard`: the socket is open; `moved`: the last round found rows."""
+        if self.options.until_slot is not None:
+            # Someone waits for a slot: look at every tip.
+            return min(0.4, self.settings.idle_poll_s)
+        if heard:
+            self._unheard_s = UNHEARD_S_MIN
+            return self.settings.idle_poll_s
+        self._unheard_s = UNHEARD_S_MIN if moved else min(self._unheard_s * 1.5, UNHEARD_S_MAX)
+        return min(self._unheard_s, self.settings.idle_poll_s)
+
+    async def _next_wake(self, sealer: Sealer, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
         while not self._stop.is_set():
             # What came in during the round and names a slot that it sealed is no news.
             if self._hint is not None and self._hint <= sealer.sealed:

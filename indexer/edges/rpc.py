@@ -230,10 +230,11 @@ class RpcClient:
                 )
             return found
 
+        reader: Callable[[Any], Awaitable[Block | None] | Block | None] = read
         reply = await self.call(
             "getBlock",
             [request.slot, config],
-            read,
+            reader,
             _Need(request.commitment, request.slot, proves=True),
             parse.block_envelope if request.details == "full" else parse.envelope,
         )

@@ -38,12 +38,13 @@ CHECK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """What to call; each must only enqueue. `subscribed` comes after all acknowledgements of a (re)connection."""
+    """What to call; each must only enqueue. `subscribed` comes after all acknowledgements of a (re)connection, `lost` when it is over."""
 
     logs: Callable[[Notification], None]
     account: Callable[[AccountChange], None]
     slot: Callable[[Slot], None]
     subscribed: Callable[[], None]
+    lost: Callable[[], None]
 
 
 class _GiveUp(Exception):
@@ -79,9 +80,11 @@ class SocketEdge:
                 reason = str(given_up)
                 log.warning("socket_given_up", url=shown(self._url), reason=reason)
             finally:
-                self.connected = False
+                was, self.connected = self.connected, False
                 self._watchdog.disconnected()
                 metrics.SOCKET_UP.set(0)
+                if was:
+                    self._listeners.lost()
             metrics.SOCKET_DROPS.labels(reason=reason).inc()
             pause = RECONNECT_S_MIN if time.monotonic() - started > 30 else min(pause * 2, RECONNECT_S_MAX)
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
