@@ -277,6 +277,8 @@ async def replay(
         sealed = min((end for _, end in there.values()), default=upto)
         low = min((start for start, _ in there.values()), default=first)
         aim = min(sealed, last if last is not None else sealed)
+        if not any(state.coverage for state in session.state.programs.values()):
+            raise UserError("the ledger holds nothing to compare yet; run `indexer run` or `indexer backfill` first")
         if aim < low or not there:
             raise UserError(
                 f"--from-slot {first}: the ledger is sealed up to slot {sealed}; give a slot that is not later"

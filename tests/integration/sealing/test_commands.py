@@ -127,6 +127,9 @@ def test_replay_says_equal_missing_and_foreign(db: str, busy: Chain, tmp_path: P
 
 
 def test_replay_refuses_what_is_not_sealed(db: str, busy: Chain) -> None:
+    done = indexer(env(db, busy), "replay", "--from-slot", "0")
+    assert done.returncode == 2
+    assert "nothing to compare yet" in done.stderr
     assert indexer(env(db, busy), "run", "--until-slot", "5").returncode == 0
     done = indexer(env(db, busy), "replay", "--from-slot", "900000")
     assert done.returncode == 2
