@@ -25,12 +25,16 @@ class Heard:
         self.logs: list[Any] = []
         self.slots: list[int] = []
         self.subscribed = 0
+        self.lost = 0
 
     def listeners(self) -> Listeners:
-        return Listeners(self.logs.append, lambda change: None, self.slots.append, self._subscribed)
+        return Listeners(self.logs.append, lambda change: None, self.slots.append, self._subscribed, self._lost)
 
     def _subscribed(self) -> None:
         self.subscribed += 1
+
+    def _lost(self) -> None:
+        self.lost += 1
 
 
 async def acknowledge(socket: ServerConnection, refuse: tuple[str, ...] = ()) -> None:
@@ -154,13 +158,15 @@ def test_nonsense_is_counted_and_the_rest_is_heard() -> None:
     assert heard.logs == []
 
 
-def test_a_cut_connection_is_made_again() -> None:
+def test_a_cut_connection_is_told_of_and_made_again() -> None:
     async def cut(socket: ServerConnection, number: int) -> None:
         await acknowledge(socket)
         if number < 3:
             socket.transport.abort()
 
-    assert run(cut, lambda h, n: n == 3 and h.subscribed == 3).subscribed == 3
+    heard = run(cut, lambda h, n: n == 3 and h.subscribed == 3)
+    assert heard.subscribed == 3
+    assert heard.lost >= 2, "who waits for a notification must know that none will come"
 
 
 def test_a_loop_that_loses_a_cancellation_is_cancelled_again() -> None:
