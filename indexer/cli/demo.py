@@ -114,6 +114,7 @@ def _stage(view: Any) -> Iterator[Demo]:
                 "INDEXER_WS_URL": ready["ws_url"],
                 "INDEXER_METRICS_PORT": str(metrics_port),
                 "INDEXER_FINALITY_POLL_S": "5",
+                "INDEXER_IDLE_POLL_S": "2",
                 "INDEXER_LOG_FORMAT": "json",
             }
             reader = postgres.dsn_for("indexer_demo_reader", "indexer")
