@@ -187,8 +187,6 @@ class Sealer:
         # Programs of which there is no such row near; the ledger is not asked again until one is appended.
         self._nothing_listed: set[Address] = set()
         self._unjoined = 0
-        # Up to here the node was shown to have its blocks; a long way back is not listed again for each round that fails.
-        self._whole_upto = Slot(-1)
 
     @property
     def cursors(self) -> Mapping[Address, Slot]:
@@ -340,14 +338,11 @@ class Sealer:
         return None
 
     def _no_hole(self, target: Slot, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        """Asked in every round anew: a node that had the blocks may have jumped since, and the lists of this round are those of after."""
         policy = self._policy
-        known = Slot(max(self.sealed, self._whole_upto))
-        if target - known <= policy.hole_gap_slots:
+        if target - self.sealed <= policy.hole_gap_slots:
             return None
-        found = yield from blocks.without_hole(known, tip, policy.commitment, policy.hole_slots_min)
-        if found is None:
-            self._whole_upto = tip
-        return found
+        return (yield from blocks.without_hole(self.sealed, tip, policy.commitment, policy.hole_slots_min))
 
     # ---- 2. lists ----
 

@@ -35,7 +35,7 @@ def test_the_ledger_tells_the_truth(part: int) -> None:
 # Histories have changed since, and the seeds with them; those behind found, with the second endpoint, added programs, samples and hints:
 # 79, 213: a row of one program was retracted because another program's list lacked it. 398: a hole that reached up to the target was believed.
 # 626: what accounts had told was forgotten when a program was added.
-@pytest.mark.parametrize("seed", [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626])
+@pytest.mark.parametrize("seed", [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626, 6540])
 def test_seeds_that_once_failed(seed: int) -> None:
     simulate(seed)
 

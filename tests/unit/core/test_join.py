@@ -230,17 +230,12 @@ def test_near_the_tip_no_blocks_are_listed() -> None:
     assert not node.asked(GetBlocks)
 
 
-def test_a_long_way_back_is_listed_once_and_not_in_each_round_that_fails() -> None:
-    node = Node(chain(0, 200), 200, bends={ListSignatures: lambda r, n: Failure("time-out")})
+def test_a_node_that_jumps_between_two_rounds_is_not_believed_for_what_it_had() -> None:
     it, ledger = sealer(), Ledger()
-    for _ in range(3):
-        drive(it.tick(), node, ledger)
-    del node.bends[ListSignatures]
-    ledger.refusals = [Failure("no"), Failure("no")]
-    for _ in range(3):
-        drive(it.tick(), node, ledger)
-    assert it.sealed == 200
-    assert len(node.asked(GetBlocks)) == 1
+    ledger.refusals = [Failure("no")]
+    assert isinstance(drive(it.tick(), Node(chain(0, 200), 200), ledger), Unproven)
+    assert isinstance(drive(it.tick(), jumped(100, 160), ledger), Halted)
+    assert it.sealed < 100
 
 
 def test_a_proxy_without_getblocks_does_not_hold_the_seal() -> None:
