@@ -47,6 +47,7 @@ FINALIZED_LAG = 8
 STEPS = 10
 STEPS_MAX = 200
 STEP_S = 0.012
+NEAR_SLOTS = 2
 SETTLED_SECONDS_MAX = 120.0
 # Alone a fault must strike. In a mixture one may shelter another: who is never answered never sees a null.
 IDLE_SHARE_MAX = 0.1
@@ -218,8 +219,11 @@ class Stage:
                 self.story.model = self._refolded()
             if "unhealthy" in faults:
                 await _get_health(node.rpc_url)
-            # A daemon that backs off needs time rather than slots, or there is nobody to strike.
-            await asyncio.sleep(STEP_S if step < STEPS else STEP_S * 4)
+            await asyncio.sleep(STEP_S)
+            if step >= STEPS:
+                # A daemon that backs off, or has no processor to itself, needs time rather than slots: what strikes at the tip
+                # strikes nobody who is behind it, and more slots would leave it further behind.
+                await self._until(lambda tip=node.chain.tip.slot: daemon.state.sealed >= tip - NEAR_SLOTS, STEP_S * 40)
         phase.struck = node.faults.counts - before
         node.faults.clear()
         idle = [name for name in faults if not phase.struck[name]]

@@ -164,7 +164,10 @@ class Process:
         return [line for line in list(self.lines) if line.get("action") == action]
 
     def wait_for(self, action: str, seconds: float = 40) -> dict[str, Any]:
-        waiting(lambda: self.said(action) or self._process.poll() is not None, seconds)
+        try:
+            waiting(lambda: self.said(action) or self._process.poll() is not None, seconds)
+        except AssertionError:
+            raise AssertionError(f"it did not say {action}:\n" + "".join(self.text)[-6000:]) from None
         assert self.said(action), "".join(self.text)
         return self.said(action)[0]
 
@@ -212,6 +215,11 @@ def rows(dsn: str, last: int, program: int | None = 1) -> list[tuple[int, int, s
     with database.connect(dsn) as connection:
         found = reads.iter_chain_order(connection, 0, last, program)
         return [(r.raw.slot, r.raw.transaction_index, r.raw.signature) for r in found]
+
+
+def last_of_slots(truth: list[tuple[int, int, str]]) -> list[str]:
+    """The last transaction of each slot of a walk, in order."""
+    return list({slot: signature for slot, _, signature in truth}.values())
 
 
 def ask(dsn: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:

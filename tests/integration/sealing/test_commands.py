@@ -10,7 +10,19 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.integration.sealing.rig import Chain, Process, Proxy, ask, chain, environment, hiding, indexer, rows, waiting
+from tests.integration.sealing.rig import (
+    Chain,
+    Process,
+    Proxy,
+    ask,
+    chain,
+    environment,
+    hiding,
+    indexer,
+    last_of_slots,
+    rows,
+    waiting,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +32,6 @@ def busy() -> Iterator[Chain]:
         it.crowd(30, 4)
         it.wait_finalized(it.last)
         yield it
-
-
-def last_of_slots(truth: list[tuple[int, int, str]]) -> list[str]:
-    return list({slot: signature for slot, _, signature in truth}.values())
 
 
 def env(dsn: str, it: Chain, **more: str) -> dict[str, str]:

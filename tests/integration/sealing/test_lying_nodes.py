@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from tests.integration.schema.checker import differences
-from tests.integration.sealing.rig import Chain, Process, Proxy, ask, chain, environment, hiding, indexer, rows, waiting
+from tests.integration.sealing.rig import (
+    Chain,
+    Process,
+    Proxy,
+    ask,
+    chain,
+    environment,
+    hiding,
+    indexer,
+    last_of_slots,
+    rows,
+    waiting,
+)
 
 NO_SOCKET = "ws://127.0.0.1:9"
 
@@ -27,9 +39,8 @@ def busy() -> Iterator[Chain]:
 def test_a_list_that_always_hides_the_same_is_found_at_finality(db: str, busy: Chain) -> None:
     """Without a socket nothing else tells: the sampled blocks do."""
     last, truth = busy.last, busy.walk(busy.last)
-    # Single transactions of small slots: a slot that is read as a whole block hides nothing.
-    alone = [signature for slot, _, signature in truth if sum(s == slot for s, _, _ in truth) == 1]
-    hidden = set((alone or [truth[3][2]])[:2])
+    # The last ones of their slots: leaving out another one moves those behind it, which is noticed when the slot is sealed.
+    hidden = set(last_of_slots(truth)[2:6])
     with Proxy(busy.node.rpc_url) as proxy:
         proxy.bend = hiding(hidden)
         here = environment(db, proxy.url, NO_SOCKET, INDEXER_AUDIT_SAMPLE="1", INDEXER_BLOCK_HITS_MIN="100")
@@ -40,7 +51,9 @@ def test_a_list_that_always_hides_the_same_is_found_at_finality(db: str, busy: C
             it.wait_for("list_hides", 20)
             assert it.end()[0] == 0
     assert rows(db, last) == truth
-    assert ask(db, "SELECT count(*) FROM ledger.transactions WHERE origin = 2") == [(len(hidden),)]
+    [(late,)] = ask(db, "SELECT count(*) FROM ledger.transactions WHERE origin = 2")
+    # One whose slot was read as a whole block, the barrier's for instance, was never missed.
+    assert 1 <= late <= len(hidden)
     assert indexer(here, "verify").returncode == 0
     assert differences(db) == []
 
