@@ -17,6 +17,7 @@ from hashlib import blake2b
 from indexer.core import blocks, nulls
 from indexer.core.hints import Hint, Hints
 from indexer.core.join import joined
+from indexer.core.members import keys_known
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     SAW_BLOCK,
@@ -418,8 +419,9 @@ class Auditor:
                     # The list names what the block does not hold: invented, not late.
                     continue
                 standing = self._standing(findings, Slot(at), signature)
+                claimed = set() if keys_known(content.raw) else programs
                 members = frozenset(
-                    a for a in (content.programs & self._cursors.keys()) | programs if a not in standing
+                    a for a in (content.programs & self._cursors.keys()) | claimed if a not in standing
                 )
                 if members:
                     rows.append(Row(content.raw, members, SAW_LIST | SAW_BLOCK))
