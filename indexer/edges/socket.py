@@ -30,6 +30,8 @@ from indexer.log import log
 
 # The largest notification is an account of 10 MiB in base64.
 FRAME_BYTES_MAX = 64 << 20
+# Received and not yet looked at: a few suffice, since each is only put away, and each may be as large as that.
+FRAMES_WAITING_MAX = 4
 ACK_S_MAX = 10.0
 RECONNECT_S_MIN = 0.2
 RECONNECT_S_MAX = 10.0
@@ -93,6 +95,7 @@ class SocketEdge:
         async with connect(
             self._url,
             max_size=FRAME_BYTES_MAX,
+            max_queue=FRAMES_WAITING_MAX,
             open_timeout=ACK_S_MAX,
             close_timeout=1,
             ping_interval=20,
