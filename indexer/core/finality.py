@@ -424,9 +424,7 @@ class Auditor:
                     self.tally.list_wrong += 1
                 standing = self._standing(findings, Slot(at), signature)
                 claimed = set() if keys_known(content.raw) else programs
-                members = frozenset(
-                    a for a in (content.programs & self._cursors.keys()) | claimed if a not in standing
-                )
+                members = frozenset(a for a in (content.programs & self._cursors.keys()) | claimed if a not in standing)
                 if members:
                     rows.append(Row(content.raw, members, SAW_LIST | SAW_BLOCK))
         rows = yield from nulls.fill(rows, "finalized")

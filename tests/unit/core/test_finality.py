@@ -132,7 +132,9 @@ def test_a_list_that_names_another_programs_transaction_appends_nothing() -> Non
     """All keys of the message are known and the program is not among them: the list is wrong, however often it says so."""
     ledger = Ledger(held=[(B, held(1, 12, "x"))])
     node = finalized(s12=[content(12, 0, "x", B)])
-    node.bends[ListSignatures] = lambda r, n: tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    )
     outcome = audit(node, ledger, {A: 9, B: 9})
     assert outcome == Done(Slot(20))
     assert not [row for c in ledger.corrections for row in c.late]
@@ -142,7 +144,9 @@ def test_a_list_is_believed_where_the_keys_are_not_all_known() -> None:
     """A message whose loaded keys the node does not tell may mention the program all the same: the list says that it does."""
     ledger = Ledger(held=[(B, held(1, 12, "x"))])
     node = finalized(s12=[content(12, 0, "x", B, wire=b"")])
-    node.bends[ListSignatures] = lambda r, n: tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    )
     outcome = audit(node, ledger, {A: 9, B: 9})
     assert outcome.late == 1
     assert [row.programs for c in ledger.corrections for row in c.late] == [frozenset({A})]
