@@ -25,8 +25,8 @@ from indexer.core.protocol import Address, Slot
 from indexer.core.watchdog import Watchdog
 from indexer.edges import parse
 from indexer.edges.parse import AccountChange, Garbage
-from indexer.edges.rpc import scrubbed, shown
 from indexer.log import log
+from programs.urls import scrubbed, shown
 
 # The largest notification is an account of 10 MiB in base64.
 FRAME_BYTES_MAX = 64 << 20
@@ -159,10 +159,12 @@ class SocketEdge:
                     self._refused.add(method)
                     metrics.SOCKET_REFUSED.labels(method=method).inc()
                     reason = frame.error.message if frame.error else "no subscription id"
-                    log.warning("subscription_refused", url=shown(self._url), method=method, error=reason[:200])
+                    log.warning(
+                        "subscription_refused", url=shown(self._url), method=method, error=scrubbed(reason, self._url)
+                    )
         except Garbage as garbage:
             metrics.RPC_GARBAGE.inc()
-            log.seldom(5.0, "warning", "socket_garbage", url=shown(self._url), error=str(garbage)[:200])
+            log.seldom(5.0, "warning", "socket_garbage", url=shown(self._url), error=scrubbed(str(garbage), self._url))
 
     def _requests(self) -> list[tuple[str, list[Any], Callable[[Any], None]]]:
         requests: list[tuple[str, list[Any], Callable[[Any], None]]] = []
