@@ -19,6 +19,8 @@ from indexer.log import log
 from programs import base58
 
 QUEUE_MAX = 20_000
+# An account may hold 10 MiB.
+QUEUE_BYTES_MAX = 64 << 20
 FLUSH_S = 0.25
 BATCH_MAX = 2_000
 FROM_SOCKET, FROM_LISTING = 0, 1
@@ -57,16 +59,20 @@ class AccountSampler:
         self._sink = sink
         self._poll_s = poll_s
         self._queue: dict[tuple[Slot, bytes], AccountChange] = {}
+        self._bytes = 0
         self._wanted = True
 
     def observe(self, change: AccountChange) -> None:
         """A change from the socket; only enqueues."""
         key = (change.slot, change.pubkey)
-        if key not in self._queue and len(self._queue) >= QUEUE_MAX:
+        known = self._queue.get(key)
+        grown = self._bytes + _weight(change) - (0 if known is None else _weight(known))
+        if (known is None and len(self._queue) >= QUEUE_MAX) or grown > QUEUE_BYTES_MAX:
             metrics.ACCOUNT_DROPPED.inc()
             self._wanted = True
             return
         self._queue[key] = change
+        self._bytes = grown
 
     def wanted(self) -> None:
         """The stream had a gap: list the accounts soon."""
@@ -96,6 +102,7 @@ class AccountSampler:
                 # A newer sample may have come meanwhile; it stays.
                 if self._queue.get(key) is change:
                     del self._queue[key]
+                    self._bytes -= _weight(change)
             self._count(batch)
 
     async def _list(self, program: Address) -> None:
@@ -146,3 +153,7 @@ class AccountSampler:
         for change in batch:
             with contextlib.suppress(KeyError):
                 metrics.ACCOUNT_UPDATES.labels(program=change.program).inc()
+
+
+def _weight(change: AccountChange) -> int:
+    return 0 if change.data is None else len(change.data)

@@ -72,6 +72,8 @@ CLOSING_S = 1.0
 UNHEARD_S_MIN = 0.5
 UNHEARD_S_MAX = 2.0
 CANCEL_AGAIN_S = 0.2
+# How often an end that waits for a transaction looks whether it is over.
+WRITING_LOOK_S = 0.02
 _GIVE_IDL = "give the new IDL with the slot from which it holds, and start again; until then the old one is used"
 
 
@@ -321,7 +323,7 @@ class Daemon:
             if settings.reconcile_s and self.options.project:
                 loops["reconcile"] = lambda: self._reconciling(prepared)
             try:
-                await self._term(lambda: self._sealing(driver, sealer, edge, rpc), loops)
+                await self._term(lambda: self._sealing(driver, sealer, edge, rpc), loops, lambda: driver.writing)
             finally:
                 self._database = None
                 await database.close()
@@ -352,9 +354,13 @@ class Daemon:
                 metrics.CATCHING_UP.labels(program=program.name).set(slots_left)
 
     async def _term(
-        self, sealing: Callable[[], Awaitable[None]], loops: dict[str, Callable[[], Awaitable[None]]]
+        self,
+        sealing: Callable[[], Awaitable[None]],
+        loops: dict[str, Callable[[], Awaitable[None]]],
+        writing: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Sealing runs until it ends by itself, the others until then. The lease's loss ends all at once."""
+        """Sealing runs until it ends by itself, the others until then. The lease's loss ends all at once. `writing`: whether a transaction of
+        theirs is under way."""
         others = [asyncio.create_task(self._supervised(name, work), name=name) for name, work in loops.items()]
         main = asyncio.create_task(self._supervised("sealing", sealing), name="sealing")
         try:
@@ -365,8 +371,10 @@ class Daemon:
                     if error is not None:
                         raise error
                 if self._stop.is_set():
-                    # The transaction in hand is finished; what is not in a transaction may be asked again at the next start.
-                    await asyncio.wait({main}, timeout=self._left() / 2)
+                    # The transaction in hand is finished; all else in hand is asked again at the next start, and may have long to wait.
+                    latest = time.monotonic() + self._left() / 2
+                    while writing() and not main.done() and time.monotonic() < latest:
+                        await asyncio.wait({main}, timeout=WRITING_LOOK_S)
                     break
         finally:
             await _end((main, *others))

@@ -25,6 +25,9 @@ APPEND_SECONDS = Histogram("indexer_append_seconds", "Time of an append's databa
 FETCHED = Counter("indexer_fetched_total", "Contents asked for, by route", ["route"])
 LIST_MISSED = Counter("indexer_list_missed_total", "Transactions that a block shows and the signature list lacked")
 LIST_INVENTED = Counter("indexer_list_invented_total", "Transactions that the signature list named and the block lacks")
+LIST_WRONG = Counter(
+    "indexer_list_wrong_total", "Rows whose outcome or place the signature list tells otherwise than their block"
+)
 LISTS_UNJOINED = Counter(
     "indexer_lists_unjoined_total",
     "Rounds in which a signature list did not come down to the ledger's last row, by commitment",

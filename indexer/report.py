@@ -58,6 +58,8 @@ class AuditReporter(_Growth):
         tally = auditor.tally
         metrics.AUDIT_FORGED.inc(self._new("forged", tally.forged))
         metrics.AUDIT_SAMPLED.inc(self._new("sampled", tally.sampled))
+        metrics.LIST_MISSED.inc(self._new("list_missed", tally.list_missed))
+        metrics.LIST_WRONG.inc(self._new("list_wrong", tally.list_wrong))
         metrics.HIDDEN.inc(self._new("hidden", tally.hidden))
         metrics.PHANTOMS.inc(self._new("phantoms", tally.phantoms))
         metrics.NOTIFICATIONS.labels(fate="phantoms").inc(self._new("note_phantoms", tally.phantoms))

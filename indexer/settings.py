@@ -191,9 +191,17 @@ class Settings(BaseSettings):
     def _database_url(cls, value: str) -> str:
         # Checked before anything is reached for: a node that is down must not hide that this could never have worked.
         try:
-            ports = str(conninfo_to_dict(value).get("port") or "").split(",")
+            parts = {name: str(said or "") for name, said in conninfo_to_dict(value).items()}
+            ports = parts.get("port", "").split(",")
             if not all(port == "" or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
                 raise psycopg.ProgrammingError("port")
+            if "://" in value and "%40" not in value and "@" in f"{parts.get('host', '')[1:]}{parts.get('dbname', '')}":
+                # Half of the password would be shown as the host's or the database's name.
+                raise ValueError("unescaped")
+        except ValueError:
+            raise ValueError(
+                "the password holds a character that means something in a URL; write @ as %40, / as %2F and % as %25"
+            ) from None
         except psycopg.Error:
             scheme, found, _ = value.partition("://")
             what = f"the scheme {scheme[:30]!r}" if found and scheme not in ("postgresql", "postgres") else "the value"

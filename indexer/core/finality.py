@@ -17,6 +17,7 @@ from hashlib import blake2b
 from indexer.core import blocks, nulls
 from indexer.core.hints import Hint, Hints
 from indexer.core.join import joined
+from indexer.core.members import keys_known
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     SAW_BLOCK,
@@ -50,6 +51,7 @@ from indexer.core.protocol import (
     Unproven,
 )
 from indexer.core.walk import SignatureWalk, WalkBroken
+from programs.transaction import RawTransaction
 
 BLOCK_ATTEMPTS = 10
 SAMPLES_TOGETHER_MAX = 4
@@ -80,6 +82,7 @@ class AuditTally:
     late: int = 0
     retracted: int = 0
     list_missed: int = 0
+    list_wrong: int = 0
     forged: int = 0
     sampled: int = 0
     hidden: int = 0
@@ -417,15 +420,30 @@ class Auditor:
                 if content is None:
                     # The list names what the block does not hold: invented, not late.
                     continue
+                if self._keep_replaced(findings, (Slot(at), signature), content.raw):
+                    self.tally.list_wrong += 1
                 standing = self._standing(findings, Slot(at), signature)
-                members = frozenset(
-                    a for a in (content.programs & self._cursors.keys()) | programs if a not in standing
-                )
+                claimed = set() if keys_known(content.raw) else programs
+                members = frozenset(a for a in (content.programs & self._cursors.keys()) | claimed if a not in standing)
                 if members:
                     rows.append(Row(content.raw, members, SAW_LIST | SAW_BLOCK))
         rows = yield from nulls.fill(rows, "finalized")
         rows.sort(key=lambda row: (row.raw.slot, row.raw.transaction_index))
         return rows
+
+    def _keep_replaced(self, findings: _Findings, place: tuple[Slot, str], block: RawTransaction) -> bool:
+        """Keep the rows that a list contradicts and the block does not. Whether there are such."""
+        kept = False
+        for position in set(findings.held.get(place, {}).values()) & findings.replaced:
+            row = findings.foreign.get(position)
+            if (
+                row is not None
+                and (row.transaction_index, row.err) == (block.transaction_index, block.err)
+                and row.unfetched_logs in (None, block.logs)
+            ):
+                del findings.foreign[position]
+                kept = True
+        return kept
 
     def _standing(self, findings: _Findings, slot: Slot, signature: str) -> set[Address]:
         """Programs that need no row of this transaction: they have one that stays, or were compared further than the slot already."""

@@ -14,6 +14,11 @@ from indexer.core.protocol import Slot
 
 # 64 slots of 1,000 transactions: what falls out costs a fetch, not a row.
 NOTIFICATIONS_MAX = 65_536
+# Characters of them all, and of one: the runtime cuts logs at 10,000 bytes, and nodes that raise this limit do not raise it a hundredfold.
+BYTES_MAX = 64 << 20
+NOTE_BYTES_MAX = 1 << 20
+# Different ones under one signature in one slot; two would do to show a forgery.
+NOTES_OF_ONE_MAX = 16
 # A preflight runs before its transaction lands, so the same signature may land some slots later with the same logs.
 ECHO_SLOTS = 32
 # How far the socket may be ahead of what HTTP names as the tip.
@@ -55,10 +60,15 @@ class Forgery:
 class NotificationBuffer:
     """Notifications by slot. `observe` on arrival; `judge` when the stored contents of a range are known; both take no time of their own."""
 
-    def __init__(self, limit: int = NOTIFICATIONS_MAX) -> None:
+    def __init__(
+        self, limit: int = NOTIFICATIONS_MAX, bytes_max: int = BYTES_MAX, note_bytes_max: int = NOTE_BYTES_MAX
+    ) -> None:
         self.tally = Tally()
         self._limit = limit
+        self._bytes_max = bytes_max
+        self._note_bytes_max = note_bytes_max
         self._size = 0
+        self._bytes = 0
         self._horizon: float = float("inf")
         self._by_slot: OrderedDict[Slot, dict[str, list[Notification]]] = OrderedDict()
         self._late: list[tuple[Slot, str]] = []
@@ -67,23 +77,32 @@ class NotificationBuffer:
         return self._size
 
     def observe(self, notification: Notification) -> None:
-        """Keep it. An equal one (a second program's subscription, a repeat) is counted once; past the bound the oldest slot is dropped."""
+        """Keep it. An equal one (a second program's subscription, a repeat) is counted once; past a bound the oldest slot is dropped."""
         self.tally.received += 1
-        if notification.slot > self._horizon:
-            # Nothing lands that far ahead of the tip; kept, such ones would push out the honest ones.
+        weight = _weight(notification)
+        if notification.slot > self._horizon or weight > self._note_bytes_max:
+            # Nothing lands that far ahead of the tip, and nothing is that large; kept, such ones would push out the honest ones.
             self.tally.dropped += 1
             return
         seen = self._by_slot.setdefault(notification.slot, {}).setdefault(notification.signature, [])
         if notification in seen:
             self.tally.repeated += 1
             return
+        if len(seen) >= NOTES_OF_ONE_MAX:
+            self.tally.dropped += 1
+            return
         seen.append(notification)
         self._size += 1
-        while self._size > self._limit:
-            oldest = min(self._by_slot)
-            lost = sum(map(len, self._by_slot.pop(oldest).values()))
-            self._size -= lost
-            self.tally.dropped += lost
+        self._bytes += weight
+        while self._size > self._limit or self._bytes > self._bytes_max:
+            self.tally.dropped += len(self._forget(min(self._by_slot)))
+
+    def _forget(self, slot: Slot) -> list[Notification]:
+        """Take a slot out of the buffer; what was kept of it."""
+        gone = [note for notes in self._by_slot.pop(slot).values() for note in notes]
+        self._size -= len(gone)
+        self._bytes -= sum(map(_weight, gone))
+        return gone
 
     def tip(self, slot: Slot) -> None:
         """The chain is at this slot: notifications more than AHEAD_SLOTS_MAX beyond it are not kept."""
@@ -131,8 +150,9 @@ class NotificationBuffer:
         """
         forgeries: list[Forgery] = []
         for slot in [slot for slot in self._by_slot if slot <= last]:
-            for signature, notes in self._by_slot.pop(slot).items():
-                self._size -= len(notes)
+            named = self._by_slot[slot]
+            self._forget(slot)
+            for signature, notes in named.items():
                 truth = stored.get(signature)
                 if truth is None and not looked_at(slot, signature):
                     self.tally.late += len(notes)
@@ -162,3 +182,7 @@ class NotificationBuffer:
             return False
         self.tally.forgeries += 1
         return True
+
+
+def _weight(note: Notification) -> int:
+    return len(note.signature) + len(note.err or "") + sum(map(len, note.logs))

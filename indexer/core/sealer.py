@@ -24,6 +24,7 @@ from itertools import pairwise
 from indexer.core import blocks, nulls
 from indexer.core.hints import AccountWrites, Hints
 from indexer.core.join import joined
+from indexer.core.members import keys_known
 from indexer.core.notifications import Forgery, NotificationBuffer
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -61,7 +62,7 @@ from indexer.core.protocol import (
 )
 from indexer.core.walk import PAGE_MAX, SignatureWalk, WalkBroken
 from indexer.core.witness import Absence, WitnessLists, WitnessTally
-from programs.transaction import RawTransaction, TransactionError, parse_wire
+from programs.transaction import RawTransaction
 
 STORED_MAX = 8_192
 # What a getTransaction reply is worth in bytes, when whole blocks are weighed against single transactions.
@@ -837,7 +838,7 @@ class Sealer:
         open_ = frozenset(address for address, cursor in self._cursors.items() if cursor < slot)
         claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), set())
         mentioned = open_ & content.programs
-        return mentioned if claimed <= mentioned or _keys_known(raw) else mentioned | claimed
+        return mentioned if claimed <= mentioned or keys_known(raw) else mentioned | claimed
 
     def _from_block(self, slot: Slot, chunk: _Chunk) -> list[Row]:
         """The block is the truth of its slot: what the list lacks is added, what the list alone names is left out; both are counted."""
@@ -870,17 +871,6 @@ class Sealer:
 
     def _pause(self, attempt: int, why: str) -> Pause:
         return Pause(min(self._policy.pause_s * 1.3**attempt, self._policy.pause_s_max), why)
-
-
-def _keys_known(raw: RawTransaction) -> bool:
-    """Whether all keys of the transaction are at hand: written in it, or loaded from tables and given by the node."""
-    if raw.loaded:
-        return True
-    try:
-        message = parse_wire(raw.wire)
-    except TransactionError:
-        return False
-    return message.version is None and message.static_keys is not None
 
 
 def _told(lists: Mapping[Slot, Mapping[str, Listed]], slot: Slot) -> dict[str, str | None]:

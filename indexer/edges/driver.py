@@ -65,6 +65,12 @@ class Driver:
         self._rpc = rpc
         self._given = ledger
         self._witness = witness
+        self._writes = 0
+
+    @property
+    def writing(self) -> bool:
+        """Whether a transaction that writes is under way."""
+        return self._writes > 0
 
     async def drive(self, routine: Routine) -> Outcome:
         """Perform the routine's requests until it decides."""
@@ -76,6 +82,17 @@ class Driver:
                 outcome: Outcome = stop.value
                 return outcome
             reply = await self._perform(request)
+
+    async def _write(self, request: Append | Correct | AppendLate) -> Failure | None:
+        match request:
+            case Append():
+                return await self._ledger.append(request.plan)
+            case Correct():
+                return await self._ledger.correct(request.correction)
+            case AppendLate():
+                return await self._ledger.append_late(request.rows)
+            case _:
+                assert_never(request)
 
     @property
     def _ledger(self) -> LedgerEdge:
@@ -99,12 +116,12 @@ class Driver:
             case Pause():
                 await asyncio.sleep(request.seconds)
                 return None
-            case Append():
-                return await self._ledger.append(request.plan)
-            case Correct():
-                return await self._ledger.correct(request.correction)
-            case AppendLate():
-                return await self._ledger.append_late(request.rows)
+            case Append() | Correct() | AppendLate():
+                self._writes += 1
+                try:
+                    return await self._write(request)
+                finally:
+                    self._writes -= 1
             case ReadLedger():
                 return await self._ledger.held(request)
             case ReadLastListed():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -44,6 +46,10 @@ class HttpServer:
         try:
             self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_BYTES_MAX)
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(
+                    f"INDEXER_METRICS_HOST = {host!r} is no address of this machine ({error.strerror}); give one that is, or 127.0.0.1"
+                ) from None
             raise UserError(
                 f"INDEXER_METRICS_PORT = {port}: {host}:{port} can't be listened on ({error.strerror}); choose a free port, or 0"
             ) from None

@@ -24,6 +24,7 @@ T = TypeVar("T")
 Raw = TypeVar("Raw", bytes, msgspec.Raw)
 ADDRESS_BYTES = 32
 SIGNATURE_BYTES = 64
+SIGNATURE_TEXT_MAX = 88
 # Half a millisecond of work between two chances for others.
 STEP_TRANSACTIONS = 32
 _NO_INNER = rows.encode_inner(())
@@ -33,7 +34,8 @@ _NOBODY: frozenset[Address] = frozenset()
 _U8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _U31 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Slot = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Time = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+# To the end of the year 9999, the last that Python's calendar has.
+_Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 _Lamports = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Version = Annotated[int, msgspec.Meta(ge=0, le=127)]
 _NO_META = msgspec.Raw(b"null")
@@ -597,6 +599,8 @@ def logs_notification(raw: msgspec.Raw) -> Notification:
     except _UNREADABLE as error:
         raise Garbage(f"not a logs notification: {error}") from None
     value = parsed.value
+    if len(value.signature) > SIGNATURE_TEXT_MAX:
+        raise Garbage(f"a signature of {len(value.signature)} characters")
     err = None if value.err is None else error_text(value.err)
     return Notification(Slot(parsed.context.slot), value.signature, err, value.logs or ())
 

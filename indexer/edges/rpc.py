@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -46,6 +46,7 @@ from indexer.edges import parse
 from indexer.edges.parse import AnyEnvelope, Garbage, Watched
 from indexer.log import log
 from programs.errors import UserError
+from programs.urls import scrubbed, shown
 
 T = TypeVar("T")
 
@@ -84,29 +85,6 @@ class RpcPolicy:
 
 
 HEDGES_FREE = 10
-
-
-def shown(url: str) -> str:
-    """Scheme, host and port only: paths, queries and user parts of provider URLs are keys."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or '?'}{port}"
-
-
-def scrubbed(text: str, url: str) -> str:
-    """A foreign message without what of our URL may be a key: the URL, its path, query and user part."""
-    parts = urlsplit(url)
-    for secret in (
-        url,
-        parts.path,
-        parts.query,
-        parts.username,
-        parts.password,
-        parts.netloc if parts.username else "",
-    ):
-        if secret and secret != "/":
-            text = text.replace(secret, shown(url) if secret == url else "…")
-    return text[:200]
 
 
 class WrongCluster(UserError):
@@ -599,7 +577,7 @@ class RpcClient:
         metrics.RPC_BYTES.labels(method=method).inc(len(content))
         try:
             found = read(content)
-            return await found if isinstance(found, Awaitable) else found
+            return _clean(await found if isinstance(found, Awaitable) else found, endpoint.url)
         except _Limited as limited:
             raise _Limited(str(limited), after) from None
         except Garbage as garbage:
@@ -626,6 +604,15 @@ class RpcClient:
         endpoint.failures += 1
         if len(self._endpoints) > 1:
             endpoint.rests_until = time.monotonic() + self.policy.rest_s
+
+
+def _clean(found: T, url: str) -> T:
+    """A node's refusal, or a batch of answers with some among them, without our key: providers quote it."""
+    if isinstance(found, Failure):
+        return replace(found, message=scrubbed(found.message, url))
+    if isinstance(found, list) and any(isinstance(one, Failure) for one in found):
+        found[:] = [_clean(one, url) for one in found]
+    return found
 
 
 async def _in_steps(steps: Generator[None, None, T]) -> T:

@@ -25,11 +25,13 @@ from indexer.core.protocol import Address, Slot
 from indexer.core.watchdog import Watchdog
 from indexer.edges import parse
 from indexer.edges.parse import AccountChange, Garbage
-from indexer.edges.rpc import scrubbed, shown
 from indexer.log import log
+from programs.urls import scrubbed, shown
 
 # The largest notification is an account of 10 MiB in base64.
 FRAME_BYTES_MAX = 64 << 20
+# Received and not yet looked at: a few suffice, since each is only put away, and each may be as large as that.
+FRAMES_WAITING_MAX = 4
 ACK_S_MAX = 10.0
 RECONNECT_S_MIN = 0.2
 RECONNECT_S_MAX = 10.0
@@ -93,6 +95,7 @@ class SocketEdge:
         async with connect(
             self._url,
             max_size=FRAME_BYTES_MAX,
+            max_queue=FRAMES_WAITING_MAX,
             open_timeout=ACK_S_MAX,
             close_timeout=1,
             ping_interval=20,
@@ -156,10 +159,12 @@ class SocketEdge:
                     self._refused.add(method)
                     metrics.SOCKET_REFUSED.labels(method=method).inc()
                     reason = frame.error.message if frame.error else "no subscription id"
-                    log.warning("subscription_refused", url=shown(self._url), method=method, error=reason[:200])
+                    log.warning(
+                        "subscription_refused", url=shown(self._url), method=method, error=scrubbed(reason, self._url)
+                    )
         except Garbage as garbage:
             metrics.RPC_GARBAGE.inc()
-            log.seldom(5.0, "warning", "socket_garbage", url=shown(self._url), error=str(garbage)[:200])
+            log.seldom(5.0, "warning", "socket_garbage", url=shown(self._url), error=scrubbed(str(garbage), self._url))
 
     def _requests(self) -> list[tuple[str, list[Any], Callable[[Any], None]]]:
         requests: list[tuple[str, list[Any], Callable[[Any], None]]] = []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from indexer import accounts
 from indexer.accounts import FROM_LISTING, AccountSampler
 from indexer.core.protocol import Address, Failure, Slot
 from indexer.edges.parse import AccountChange
@@ -108,12 +111,27 @@ def test_nothing_is_said_to_hold_when_it_could_not_be_read_or_written() -> None:
     assert sampler._wanted, "it is tried again soon"
 
 
-def test_the_queue_has_a_bound_and_what_falls_out_is_listed() -> None:
-    import indexer.accounts as module
-
+def test_the_queue_is_bounded_in_bytes_and_what_falls_out_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is down, twenty thousand accounts of ten megabytes each are not waited with."""
+    monkeypatch.setattr(accounts, "QUEUE_BYTES_MAX", 1_000)
     sampler = AccountSampler((PROGRAM,), Source(None), Sink({}), 300.0)
     sampler._wanted = False
-    for number in range(module.QUEUE_MAX + 5):
+    for key in (ONE, TWO, OTHER):
+        sampler.observe(account(key, bytes(400)))
+    assert [key for _, key in sampler._queue] == [ONE, TWO]
+    assert sampler._wanted
+    sampler.observe(account(ONE, bytes(500)))
+    sampler.observe(account(TWO, bytes(600)))
+    assert [len(change.data or b"") for change in sampler._queue.values()] == [500, 400]
+    asyncio.run(sampler._flush())
+    sampler.observe(account(OTHER, bytes(900)))
+    assert [key for _, key in sampler._queue] == [OTHER]
+
+
+def test_the_queue_has_a_bound_and_what_falls_out_is_listed() -> None:
+    sampler = AccountSampler((PROGRAM,), Source(None), Sink({}), 300.0)
+    sampler._wanted = False
+    for number in range(accounts.QUEUE_MAX + 5):
         sampler.observe(account(number.to_bytes(32, "big")))
-    assert len(sampler._queue) == module.QUEUE_MAX
+    assert len(sampler._queue) == accounts.QUEUE_MAX
     assert sampler._wanted

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from indexer.core.protocol import (
     Done,
@@ -11,11 +14,12 @@ from indexer.core.protocol import (
     GetSlot,
     Halted,
     Held,
+    Listed,
     ListSignatures,
     Slot,
     Unproven,
 )
-from tests.unit.core.scripted import LOGS, A, B, Ledger, Node, auditor, chain, content, drive
+from tests.unit.core.scripted import LOGS, A, B, Ledger, Node, auditor, chain, content, drive, replace
 
 
 def held(position: int, slot: int, signature: str, index: int = 0, **more: Any) -> Held:
@@ -90,6 +94,62 @@ def test_programs_at_different_cursors_get_only_what_is_theirs() -> None:
     audit(finalized(s12=[content(12, 0, "x", A, B)]), ledger, {A: 15, B: 9})
     rows = [row for c in ledger.corrections for row in c.late]
     assert [row.programs for row in rows] == [frozenset({B})]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda e: replace(e, err='"AccountInUse"'),
+        lambda e: replace(e, transaction_index=e.transaction_index + 1),
+    ],
+    ids=["outcome", "index"],
+)
+def test_a_list_that_is_wrong_about_a_row_replaces_nothing(lie: Callable[[Listed], Listed]) -> None:
+    """The block has the last word: where it says what the row says, the list is wrong and the row stays."""
+    ledger = Ledger(held=[(A, held(7, 12, "x")), (B, held(7, 12, "x"))])
+    node = finalized(s12=[content(12, 0, "x", A, B)])
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(lie(e) if e.slot == 12 else e for e in n.entries(r.address)) if r.before is None else NotImplemented
+    )
+    it = auditor({A: 9, B: 9})
+    outcome = drive(it.audit(Slot(20)), node, ledger)
+    assert outcome == Done(Slot(20))
+    assert not [c for c in ledger.corrections if c.late or c.foreign]
+    assert it.tally.list_wrong == 1
+
+
+def test_a_wrong_list_saves_no_contents_of_the_socket_that_the_block_contradicts() -> None:
+    ledger = Ledger(held=[(A, held(7, 12, "x", unfetched_logs=("forged",)))])
+    node = finalized(s12=[content(12, 0, "x")])
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(replace(e, err='"AccountInUse"') for e in n.entries(A)) if r.before is None else NotImplemented
+    )
+    outcome = audit(node, ledger)
+    assert (outcome.late, outcome.retracted) == (1, 1)
+
+
+def test_a_list_that_names_another_programs_transaction_appends_nothing() -> None:
+    """All keys of the message are known and the program is not among them: the list is wrong, however often it says so."""
+    ledger = Ledger(held=[(B, held(1, 12, "x"))])
+    node = finalized(s12=[content(12, 0, "x", B)])
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    )
+    outcome = audit(node, ledger, {A: 9, B: 9})
+    assert outcome == Done(Slot(20))
+    assert not [row for c in ledger.corrections for row in c.late]
+
+
+def test_a_list_is_believed_where_the_keys_are_not_all_known() -> None:
+    """A message whose loaded keys the node does not tell may mention the program all the same: the list says that it does."""
+    ledger = Ledger(held=[(B, held(1, 12, "x"))])
+    node = finalized(s12=[content(12, 0, "x", B, wire=b"")])
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(n.entries(B)) if r.address == A and r.before is None else NotImplemented
+    )
+    outcome = audit(node, ledger, {A: 9, B: 9})
+    assert outcome.late == 1
+    assert [row.programs for c in ledger.corrections for row in c.late] == [frozenset({A})]
 
 
 def test_nothing_is_compared_beyond_what_is_sealed() -> None:

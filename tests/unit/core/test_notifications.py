@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from indexer.core.notifications import AHEAD_SLOTS_MAX, NotificationBuffer
+from indexer.core.notifications import AHEAD_SLOTS_MAX, NOTES_OF_ONE_MAX, NotificationBuffer
 from indexer.core.protocol import SAW_LIST, SAW_SOCKET, Done, GetBlock, GetTransactions, Slot
 from tests.unit.core.scripted import LOGS, Ledger, Node, chain, content, drive, note, sealer
 
@@ -41,6 +41,33 @@ def test_other_contents_under_a_true_place_are_a_forgery() -> None:
 
 def test_a_preflight_in_another_slot_is_an_echo() -> None:
     assert judged(note(7, "x", FORGED)).tally.echoes == 1
+
+
+def test_the_buffer_is_bounded_in_bytes_too() -> None:
+    """Sixty thousand notifications are few while each has ten lines; a node may send megabytes in one, for slots that are not sealed yet."""
+    buffer = NotificationBuffer(bytes_max=1_000, note_bytes_max=600)
+    for slot in range(10, 20):
+        buffer.observe(note(slot, f"x{slot}", ("y" * 400,)))
+    assert buffer.slots(Slot(0), Slot(50)) == [18, 19]
+    assert buffer.tally.dropped == 8
+    buffer.observe(note(20, "huge", ("y" * 601,)))
+    assert not buffer.saw(Slot(20), "huge")
+    assert buffer.tally.dropped == 9
+    assert buffer.slots(Slot(0), Slot(50)) == [18, 19]
+    buffer.judge(Slot(50), {})
+    for slot in (51, 52):
+        buffer.observe(note(slot, "x", ("y" * 400,)))
+    assert len(buffer) == 2
+
+
+def test_of_one_signature_in_one_slot_a_few_are_kept() -> None:
+    """Each is compared with those that are there: a flood under one signature would cost the square of its length."""
+    buffer = NotificationBuffer()
+    for number in range(1_000):
+        buffer.observe(note(12, "x", (f"forged {number}",)))
+    assert len(buffer) == NOTES_OF_ONE_MAX
+    assert buffer.tally.dropped == 1_000 - NOTES_OF_ONE_MAX
+    assert len(buffer.judge(Slot(50), {"x": (Slot(12), None, LOGS)})) == NOTES_OF_ONE_MAX
 
 
 def test_unknown_logs_accuse_nobody() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from indexer.core.protocol import (
+    BLOCK_CLEANED_UP,
     BLOCK_NOT_AVAILABLE,
     Address,
     Block,
@@ -24,7 +25,8 @@ from indexer.core.protocol import (
 )
 from indexer.edges import rpc as edge
 from indexer.edges.parse import Watched
-from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster, scrubbed
+from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster
+from programs.urls import scrubbed
 from tests.unit.core.fakehttp import GENESIS, Answer, Decide, Server, serving, standard
 
 PROGRAM = Address("11111111111111111111111111111111")
@@ -487,3 +489,35 @@ def test_foreign_messages_are_scrubbed() -> None:
     clean = scrubbed(said, url)
     for secret in ("pass", "key", "abc"):
         assert secret not in clean
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host.example/v2/hunter22hunter22/",
+        "https://host.example/?api-key=hunter22hunter22",
+        "https://host.example/a?x=1&token=hunter22hunter22#hunter22hunter22",
+        "https://me:hunter22hunter22@host.example/",
+        "https://host.example/rpc/hunter22%68unter22",
+    ],
+)
+def test_a_key_alone_is_scrubbed_too(url: str) -> None:
+    """A provider's refusal quotes the key and not the URL; what is short and no key stays readable."""
+    assert scrubbed("invalid key: hunter22hunter22 (v2, rpc)", url) == "invalid key: … (v2, rpc)"
+
+
+def test_a_nodes_own_refusal_shows_no_key() -> None:
+    """Providers answer with the key that they do not know. The text goes to the log, /readyz and the command line."""
+    secret = "hunter22hunter22"
+    refused = {"code": -32052, "message": f"unknown api key {secret}"}
+
+    async def go() -> Any:
+        decide = always(Answer(error=refused))
+        async with serving(decide, secret) as server, client(server) as it:
+            gone = Failure("", BLOCK_CLEANED_UP)
+            several = await it.batch([("getTransaction", ["a"]), ("getTransaction", ["b"])], lambda raw: gone)
+            return await it.get_slot(TIP), await it.get_block(GetBlock(Slot(1), "none", "confirmed")), several
+
+    found = asyncio.run(go())
+    assert "unknown api key …" in repr(found)
+    assert secret not in repr(found)

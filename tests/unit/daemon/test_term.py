@@ -35,6 +35,33 @@ def test_a_loop_that_swallows_a_cancellation_does_not_keep_the_term_alive() -> N
     asyncio.run(play())
 
 
+def test_an_end_waits_for_a_transaction_and_for_nothing_else() -> None:
+    """A round that asks a silent node again and again would hold the end for as long as its patience; a commit is worth waiting for."""
+
+    async def play(writing: list[bool]) -> list[str]:
+        # With such patience a wait for anything else would outlast the test's.
+        daemon = Daemon(Settings(database_url="postgresql:///nowhere", shutdown_s=600), RunOptions())
+        told = []
+
+        async def sealing() -> None:
+            daemon._stop.set()
+            try:
+                while writing:
+                    await asyncio.sleep(0)
+                    writing.pop()
+                told.append("written")
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told.append("cancelled")
+                raise
+
+        await asyncio.wait_for(daemon._term(sealing, {}, lambda: bool(writing)), 30)
+        return told
+
+    assert asyncio.run(play([True] * 50)) == ["written", "cancelled"]
+    assert asyncio.run(play([])) == ["written", "cancelled"]
+
+
 def test_a_closed_terminal_ends_it_cleanly_and_nohup_does_not() -> None:
     before = signal.getsignal(signal.SIGHUP)
     try:

@@ -10,6 +10,7 @@ import pytest
 
 from indexer import metrics
 from indexer.edges.httpd import CONNECTIONS_MAX, HttpServer
+from programs.errors import UserError
 
 
 def run(work: Callable[[HttpServer], Awaitable[Any]]) -> Any:
@@ -35,6 +36,27 @@ async def ask(server: HttpServer, request: bytes) -> bytes:
         return await reader.read()
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_a_host_that_is_not_ours_is_named_and_not_the_port(host: str) -> None:
+    async def status() -> dict[str, Any]:
+        return {}
+
+    with pytest.raises(UserError) as refused:
+        asyncio.run(HttpServer(list, status).start(host, 0))
+    assert str(refused.value).startswith("INDEXER_METRICS_HOST = ")
+    assert refused.value.exit_code == 2
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    async def taken(server: HttpServer) -> str:
+        other = HttpServer(list, server._status)
+        with pytest.raises(UserError) as refused:
+            await other.start("127.0.0.1", server.port)
+        return str(refused.value)
+
+    assert run(taken).startswith("INDEXER_METRICS_PORT = ")
 
 
 def test_many_silent_connections_do_not_keep_a_probe_waiting() -> None:

@@ -9,8 +9,10 @@ import gc
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -238,11 +240,32 @@ def test_a_wire_without_a_signature_is_garbage_and_in_a_block_nobody_of_ours(raw
 
 
 @pytest.mark.parametrize(
-    "change", [{"slot": -1}, {"slot": None}, {"slot": 1 << 63}, {"transactionIndex": 1 << 31}, {"blockTime": 1 << 63}]
+    "change",
+    [
+        {"slot": -1},
+        {"slot": None},
+        {"slot": 1 << 63},
+        {"transactionIndex": 1 << 31},
+        {"blockTime": 1 << 63},
+        {"blockTime": 253_402_300_800},
+    ],
 )
 def test_numbers_that_the_ledger_cannot_hold_are_garbage(change: dict[str, Any]) -> None:
     with pytest.raises(parse.Garbage):
         parse.stored_transaction(single({**entry(GOOD), **change}), WATCHED)
+
+
+def test_a_time_of_a_block_is_one_of_the_calendar() -> None:
+    found = parse.stored_transaction(single({**entry(GOOD), "blockTime": 253_402_300_799}), WATCHED)
+    assert found is not None
+    assert datetime.fromtimestamp(found.raw.block_time or 0, UTC).year == 9999
+
+
+def test_a_signature_of_a_notification_is_no_longer_than_one_can_be() -> None:
+    """It is kept until its slot is judged, and beyond."""
+    value = {"signature": "1" * 89, "err": None, "logs": []}
+    with pytest.raises(parse.Garbage):
+        parse.logs_notification(msgspec.Raw(json.dumps({"context": {"slot": 5}, "value": value}).encode()))
 
 
 _TOLD = entry(GOOD, logMessages=["Program log: x"], innerInstructions=[{"index": 0, "instructions": []}])

@@ -59,6 +59,9 @@ def test_the_file_may_be_named_in_dotenv(tmp_path: Path) -> None:
         ("INDEXER_RECONCILE_S", "inf", "INDEXER_RECONCILE_S = 'inf'"),
         ("INDEXER_METRICS_HOST", "http://u:secret@h/", "INDEXER_METRICS_HOST: is no host"),
         ("INDEXER_LOG_LEVEL", "postgresql://u:secret@h/d", "INDEXER_LOG_LEVEL: Input"),
+        ("INDEXER_DATABASE_URL", "postgresql://u:12/secret@h/d", "INDEXER_DATABASE_URL: the password"),
+        ("INDEXER_DATABASE_URL", "postgresql://u:pa@secret@h/d", "INDEXER_DATABASE_URL: the password"),
+        ("INDEXER_DATABASE_URL", "postgresql://u:%ECsecret@h/d", "INDEXER_DATABASE_URL: the password"),
         ("INDEXER_CONFIG", "postgresql://u:secret@h/d", "the configuration file (a URL) does not exist"),
     ],
 )
