@@ -329,7 +329,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 @given(st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=2))
 def test_any_dirt_is_loaded_and_compiled(
     events: list[Any], types: list[Any], accounts: list[Any], calls: list[Any]
