@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from programs.base58 import address_bytes
+from programs.rust_text import constant_value, rust_type
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -31,7 +32,7 @@ ARRAY_LENGTH_MAX = (1 << 64) - 1
 
 INTEGER_WIDTHS = {f"{sign}{bits}": bits // 8 for sign in "ui" for bits in (8, 16, 32, 64, 128, 256)}
 PRIMITIVES = frozenset(INTEGER_WIDTHS) | {"bool", "f32", "f64", "bytes", "string", "pubkey"}
-_PRIMITIVE_SPELLINGS = {
+PRIMITIVE_SPELLINGS = {
     **{name: name for name in PRIMITIVES},
     "publicKey": "pubkey",
     "Pubkey": "pubkey",
@@ -257,7 +258,7 @@ def load_idl(source: bytes | str | Mapping[str, Any]) -> Idl:
     Never raises for dirt: see `Idl.problems`. IdlError only when nothing can be served (not JSON, or not an IDL at
     all).
     """
-    return _Reader(_document(source)).read()
+    return _Reader(*_unwrapped(_document(source))).read()
 
 
 def _document(source: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
@@ -271,6 +272,28 @@ def _document(source: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise IdlError(f"the IDL is a JSON {type(document).__name__}, not an object")
     return document
+
+
+_PARTS = ("instructions", "accounts", "events", "types")
+_WRAPPINGS_MAX = 4
+
+
+def _unwrapped(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
+    """The IDL, also when it stands in another object under the key `idl`, as explorers and registries hand it out."""
+    said: tuple[IdlProblem, ...] = ()
+    for _ in range(_WRAPPINGS_MAX):
+        if any(isinstance(document.get(key), list) for key in _PARTS):
+            return document, said
+        if document.get("kind") == "rootNode" or document.get("standard") == "codama":
+            raise IdlError("this is a Codama document, not an Anchor IDL; give the Anchor IDL that it was made from")
+        inner = document.get("idl")
+        if isinstance(inner, str):
+            inner = _document(inner)
+        if not isinstance(inner, dict):
+            break
+        document = inner
+        said = (IdlProblem("$.idl", "the IDL stands inside another object; other paths begin at it", "warning"),)
+    raise IdlError(f"not an Anchor IDL: none of {', '.join(_PARTS)} is a list")
 
 
 # ---- names ----
@@ -328,10 +351,11 @@ class _Names:
 class _Reader:
     """One reading of one document; collects problems as it goes."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], problems: Iterable[IdlProblem] = ()) -> None:
         self.document = document
-        self.problems: list[IdlProblem] = []
+        self.problems: list[IdlProblem] = list(problems)
         self.types: dict[str, TypeDef] = {}
+        self.mentioned: list[TypeDef] = []
         self.folded_types: dict[str, list[str]] = {}
         metadata = document.get("metadata")
         self.metadata: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
@@ -339,11 +363,11 @@ class _Reader:
     # -- the whole --
 
     def read(self) -> Idl:
-        known = ("instructions", "accounts", "events", "types")
-        if not any(isinstance(self.document.get(key), list) for key in known):
-            raise IdlError("not an Anchor IDL: none of instructions, accounts, events, types is a list")
         self.legacy = self._is_legacy()
+        self.shank = self.metadata.get("origin") == "shank"
         self.constants = self._constants()
+        listed = [e for key in ("types", "accounts") for e in self._list(self.document, key, "$")]
+        self.declared = {name for name in map(_name, listed) if name is not None}
         self._read_types()
         accounts = self._layouts("accounts", "account")
         events = self._layouts("events", "event")
@@ -469,7 +493,12 @@ class _Reader:
         generics = self._generics(entry, path)
         scope = frozenset(parameter.name for parameter in generics)
         serialization = self._serialization(entry, path)
-        body = self._body(entry.get("type"), f"{path}.type", scope)
+        if "type" not in entry and ("fields" in entry or "variants" in entry):
+            kind = "enum" if "variants" in entry else "struct"
+            self._problem(path, f"{name!r} has its {kind} beside its name and not under `type`", "warning")
+            body = self._body({"kind": kind, **entry}, path, scope)
+        else:
+            body = self._body(entry.get("type"), f"{path}.type", scope)
         return TypeDef(name, body, generics, serialization, self._repr(entry.get("repr"), f"{path}.repr"), path)
 
     def _serialization(self, entry: Mapping[str, Any], path: str) -> str:
@@ -551,12 +580,22 @@ class _Reader:
             name = self._free_name(name, names, here)
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
-            variants.append(Variant(name, body))
+            variants.append(Variant(name, self._counted(entry, index, here) or body))
         if len(variants) > 256:
             self._problem(
                 path, f"{len(variants)} variants, but the tag is one byte; those past 256 cannot occur", "warning"
             )
         return EnumBody(tuple(variants))
+
+    def _counted(self, entry: Any, index: int, path: str) -> TupleBody | None:
+        """What stands for a variant that has another number than its place: Borsh writes the place, and the IDL says otherwise."""
+        number = next((entry[key] for key in _NUMBERS if key in entry), None) if isinstance(entry, dict) else None
+        if type(number) is not int or number == index:
+            return None
+        unusable = self._unusable(
+            path, f"the variant has the number {number} and the place {index}: which of the two is written is not known"
+        )
+        return TupleBody((unusable,))
 
     def _fields(self, value: Any, path: str, scope: frozenset[str]) -> StructBody | TupleBody | UnitBody:
         """Named fields, tuple members, or nothing: the list itself tells which."""
@@ -597,7 +636,7 @@ class _Reader:
         if depth > TYPE_NESTING_MAX:
             return self._unusable(path, f"types are nested deeper than {TYPE_NESTING_MAX}")
         if isinstance(value, str):
-            return self._named_type(value, path, scope)
+            return self._named_type(value, path, scope, depth)
         if not isinstance(value, dict):
             return self._unusable(path, f"expected a type, found {_kind(value)}")
         keys = [key for key in _COMPOSITES if key in value]
@@ -624,13 +663,20 @@ class _Reader:
             return self._unusable(here, f"generic {below!r} is not a parameter here")
         return self._defined(below, here, scope, depth + 1)
 
-    def _named_type(self, name: str, path: str, scope: frozenset[str]) -> TypeRef:
-        primitive = _PRIMITIVE_SPELLINGS.get(name)
+    def _named_type(self, name: str, path: str, scope: frozenset[str], depth: int) -> TypeRef:
+        primitive = PRIMITIVE_SPELLINGS.get(name)
         if primitive is not None:
             return Primitive(primitive)
         if name in scope:
             self._problem(path, f"generic {name!r} is written as a type of its own", "warning")
             return Generic(name)
+        if name in self.declared:
+            self._problem(path, f"type {name!r} is written without `defined`", "warning")
+            return Defined(name, path=path)
+        written = rust_type(name, PRIMITIVE_SPELLINGS) if _RUST_TEXT.search(name) else None
+        if written is not None:
+            self._problem(path, f"type {name!r} is written as Rust would, not as an IDL does", "warning")
+            return self._type(written, path, scope, depth + 1)
         return self._unusable(path, f"unknown type {name!r}")
 
     def _tuple(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef:
@@ -651,21 +697,27 @@ class _Reader:
             return self._unusable(
                 f"{path}[1]", f"the length of an array is a number or a generic, not {_shorten(value[1])}"
             )
+        if isinstance(length, str) and length not in scope:
+            number = constant_value(length, self.constants)
+            if number is None:
+                message = (
+                    f"the length of an array is {_shorten(length)}, which is neither a number nor a constant of the IDL"
+                )
+                return self._unusable(f"{path}[1]", message)
+            length = number
         if isinstance(length, int) and not 0 <= length <= ARRAY_LENGTH_MAX:
             return self._unusable(f"{path}[1]", f"{length} cannot be the length of an array")
         return ArrayOf(inner, length)
 
     def _defined(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef:
-        if isinstance(value, str):
-            if self.legacy and _RUST_TEXT.search(value):
-                written = rust_type(value)
-                if written is not None:
-                    return self._type(written, path, scope, depth)
-            return Defined(value, path=path)
-        name = _name(value)
+        name = value if isinstance(value, str) else _name(value)
         if name is None:
             return self._unusable(path, "a defined type needs a name")
-        given = value.get("generics", value.get("args")) or []
+        given = [] if isinstance(value, str) else value.get("generics", value.get("args")) or []
+        if not given and name not in self.declared and _RUST_TEXT.search(name):
+            written = rust_type(name, PRIMITIVE_SPELLINGS)
+            if written is not None:
+                return self._type(written, path, scope, depth)
         if not isinstance(given, list):
             return self._unusable(f"{path}.generics", f"expected a list, found {_kind(given)}")
         arguments = (self._argument(entry, f"{path}.generics[{i}]", scope, depth) for i, entry in enumerate(given))
@@ -683,7 +735,7 @@ class _Reader:
             value, path = value["type"], f"{path}.type"
         if isinstance(value, int) and not isinstance(value, bool):
             return ConstArgument(str(value))
-        if isinstance(value, str) and value not in _PRIMITIVE_SPELLINGS and value not in scope:
+        if isinstance(value, str) and value not in PRIMITIVE_SPELLINGS and value not in scope:
             return ConstArgument(value)
         if isinstance(value, dict) and isinstance(value.get("generic"), str) and value["generic"] not in scope:
             return ConstArgument(value["generic"])
@@ -732,8 +784,8 @@ class _Reader:
 
     def _discriminator(self, entry: Mapping[str, Any], path: str, namespace: str, name: str) -> bytes:
         given = entry.get("discriminator")
-        if given is None and isinstance(entry.get("discriminant"), dict):
-            given = self._discriminant(entry["discriminant"])
+        if given is None and entry.get("discriminant") is not None:
+            given = self._discriminant(entry["discriminant"], f"{path}.discriminant")
         if isinstance(given, list) and given and all(type(b) is int and 0 <= b <= 255 for b in given):
             return bytes(given)
         if given == []:
@@ -743,14 +795,19 @@ class _Reader:
             self._problem(f"{path}.discriminator", message)
         elif given is not None:
             self._problem(f"{path}.discriminator", f"not a list of bytes: {_shorten(given)}; Anchor's default is used")
-        elif not self.legacy:
+        elif not self.legacy or self.shank:
             self._problem(path, f"{name!r} has no discriminator; Anchor's default is used", "warning")
         if namespace == "global":
             return discriminator_of("global", snake_case(name))
         return discriminator_of(namespace, pascal_case(name) if name[:1].islower() else name)
 
-    def _discriminant(self, value: Mapping[str, Any]) -> Any:
+    def _discriminant(self, value: Any, path: str) -> Any:
         """Programs without Anchor's discriminators give an integer instead: {"type": "u8", "value": 3}."""
+        if type(value) is int and 0 <= value <= 255:
+            self._problem(path, f"discriminant {value} has no type; taken for one byte", "warning")
+            return [value]
+        if not isinstance(value, dict):
+            return value
         width = INTEGER_WIDTHS.get(str(value.get("type")))
         number = value.get("value")
         if width is None or not isinstance(number, int) or not 0 <= number < 1 << (8 * width):
@@ -797,6 +854,10 @@ class _Reader:
             body: Body = StructBody(()) if isinstance(fields, UnitBody) else fields
             discriminator = self._discriminator(entry, path, "global", name)
             accounts = tuple(self._accounts(entry, path, "", 0))
+            if entry.get("returns") is not None:
+                # Nothing is made of it, but what is wrong in it is said.
+                returned = self._type(entry["returns"], f"{path}.returns", frozenset())
+                self.mentioned.append(TypeDef(name, AliasBody(returned), path=path))
             if (name, discriminator) in found:
                 self._problem(path, f"instruction {name!r} is listed twice; the first one is used", "warning")
                 continue
@@ -840,7 +901,7 @@ class _Reader:
         reported: set[str] = set()
         missing: set[str] = set()
         roots: list[Layout | Instruction] = [*events, *accounts, *instructions]
-        for definition in [*self.types.values(), *(root.type for root in roots)]:
+        for definition in [*self.types.values(), *(root.type for root in roots), *self.mentioned]:
             for reference in _references(definition.body):
                 name = reference.name
                 if reference.path in reported or (name in self.constants and name not in self.types):
@@ -863,6 +924,8 @@ class _Reader:
             self._problem(reference.path, f"type {reference.name!r} takes {wanted} generic arguments, not {given}")
 
 
+_NUMBERS = ("discriminant", "discriminator", "value")
+
 _COMPOSITES = (
     "option",
     "coption",
@@ -880,77 +943,8 @@ _COMPOSITES = (
 )
 
 
-# Anchor before 0.30 copied Rust that it did not understand into the name of a defined type.
+# What no name holds: the name of a defined type is then Rust's own text of a type.
 _RUST_TEXT = re.compile(r"[<(\[&]")
-_RUST_TOKEN = re.compile(r"\s*(?:'\w+\s*|mut\s+|dyn\s+)?([\w:]+|[<>()\[\],;&])")
-_RUST_WRAPPERS = {"Vec": "vec", "Option": "option", "COption": "coption", "HashSet": "hashSet", "BTreeSet": "bTreeSet"}
-_RUST_PAIRS = {"HashMap": "hashMap", "BTreeMap": "bTreeMap"}
-_RUST_TEXT_MAX = 500
-
-
-def rust_type(text: str) -> Any:
-    """A type in Rust's own words as an IDL would write it: `(u8,u16)`, `HashMap<String,u64>`. None when not understood."""
-    tokens: list[str] = []
-    at = 0
-    while text[at:].strip():
-        match = _RUST_TOKEN.match(text, at)
-        if match is None or len(text) > _RUST_TEXT_MAX:
-            return None
-        tokens.append(match[1])
-        at = match.end()
-    try:
-        written, end = _rust_type(tokens, 0)
-    except (IndexError, ValueError, RecursionError):
-        return None
-    return written if end == len(tokens) else None
-
-
-def _rust_type(tokens: list[str], at: int) -> tuple[Any, int]:
-    token = tokens[at]
-    if token == "&":
-        return _rust_type(tokens, at + 1)
-    if token == "(":
-        members, end = _rust_list(tokens, at + 1, ")")
-        return {"tuple": members}, end
-    if token == "[":
-        inner, at = _rust_type(tokens, at + 1)
-        if tokens[at] == "]":
-            return ("bytes" if inner == "u8" else {"vec": inner}), at + 1
-        if tokens[at] != ";" or tokens[at + 2] != "]":
-            raise ValueError
-        return {"array": [inner, int(tokens[at + 1])]}, at + 3
-    name = token.rsplit("::", 1)[-1]
-    if not name or not (name[0].isalpha() or name[0] == "_"):
-        raise ValueError
-    if at + 1 == len(tokens) or tokens[at + 1] != "<":
-        named = name in _PRIMITIVE_SPELLINGS
-        return (name if named else "string" if name == "str" else {"defined": token}), at + 1
-    arguments, end = _rust_list(tokens, at + 2, ">")
-    if name in _RUST_PAIRS and len(arguments) == 2:
-        return {_RUST_PAIRS[name]: arguments}, end
-    if len(arguments) != 1:
-        raise ValueError
-    if name == "Box":
-        return arguments[0], end
-    if name == "Vec" and arguments[0] == "u8":
-        return "bytes", end
-    return {_RUST_WRAPPERS[name] if name in _RUST_WRAPPERS else _refuse(): arguments[0]}, end
-
-
-def _refuse() -> str:
-    raise ValueError
-
-
-def _rust_list(tokens: list[str], at: int, close: str) -> tuple[list[Any], int]:
-    found: list[Any] = []
-    while tokens[at] != close:
-        written, at = _rust_type(tokens, at)
-        found.append(written)
-        if tokens[at] == ",":
-            at += 1
-        elif tokens[at] != close:
-            raise ValueError
-    return found, at + 1
 
 
 def _references(body: Body) -> Iterable[Defined]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -21,6 +22,10 @@ from schema import db
 from schema.embedded import EmbeddedPostgres
 
 _numbers = itertools.count()
+
+# No test of this project judges by the clock, and the examples that failed are in the output: nothing is kept between runs.
+settings.register_profile("project", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from programs import idl as model
+from programs.rust_text import constant_value
 
 Mode: TypeAlias = Literal["borsh", "c"]
 
@@ -418,11 +419,10 @@ class Resolver:
                 text = bound.argument.value if isinstance(bound.argument, model.ConstArgument) else ""
             else:
                 text = value
-            text = self._idl.constants.get(text, text)
-            digits = text.strip().replace("_", "").removesuffix("usize")
-            if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+            number = constant_value(text, self._idl.constants)
+            if number is None:
                 return None
-            value = int(digits)
+            value = number
         return value if 0 <= value <= model.ARRAY_LENGTH_MAX else None
 
     def _defined(self, name: str, arguments: tuple[Argument, ...], scope: _Scope, mode: Mode, depth: int) -> Node:

@@ -212,7 +212,7 @@ def test_a_precompile_leaves_no_frame_and_shifts_nothing() -> None:
     assert [x for x, _ in got(found.events)] == [1, 2, 3]
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_nesting_is_attributed_as_it_was_executed(data: st.DataObject) -> None:
     """A random tree of calls, run by a model that notes every event; the software must find the same from logs and
@@ -281,7 +281,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=8), st.integers(0, 7)), min_size=1, max_size=12))
 def test_a_stream_of_logs_is_read_as_each_of_them_in_the_plain_way(stream: list[tuple[list[str], int]]) -> None:
     """One extractor over logs of few shapes, so that shapes are met again with other lines in them."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from programs.codec import DecodeError, Unservable, compile_idl, layout
-from programs.idl import Idl, IdlError, load_idl, rust_type, snake_case, snake_cases
+from programs.idl import PRIMITIVE_SPELLINGS, Idl, IdlError, load_idl, snake_case, snake_cases
+from programs.rust_text import constant_value, rust_type
 
 
 def new(types: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -275,7 +276,20 @@ def test_strings_are_kept_as_they_are(text: str) -> None:
     assert codec.decode_event(codec.encode_event("E", {"x": text})).data == {"x": text}
 
 
-@pytest.mark.parametrize("source", [b"", b"[]", b"{", b'"x"', b"{}", b'{"types": 3}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'"x"',
+        b"{}",
+        b'{"types": 3}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"idl":' * 300 + b"{}" + b"}" * 300,
+    ],
+)
 def test_what_is_no_idl_is_refused_in_one_line(source: bytes) -> None:
     with pytest.raises(IdlError) as caught:
         load_idl(source)
@@ -315,7 +329,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 @given(st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=3), st.lists(JSON, max_size=2))
 def test_any_dirt_is_loaded_and_compiled(
     events: list[Any], types: list[Any], accounts: list[Any], calls: list[Any]
@@ -343,16 +357,31 @@ def test_any_dirt_is_loaded_and_compiled(
         ("&mut [u16;3]", {"array": ["u16", 3]}),
         ("Option<Box<state::Kind>>", {"option": {"defined": "state::Kind"}}),
         ("Vec<(Pubkey,Option<&'static str>)>", {"vec": {"tuple": ["Pubkey", {"option": "string"}]}}),
-        ("Fee<u8>", None),
+        (
+            "Fee<u8, 1_0>",
+            {
+                "defined": {
+                    "name": "Fee",
+                    "generics": [{"kind": "type", "type": "u8"}, {"kind": "const", "value": "10"}],
+                }
+            },
+        ),
+        ("&'astr", "string"),
+        ("&'staticstr", "string"),
+        ("&'ab str", "string"),
+        ("[u8; 50_000]", {"array": ["u8", 50000]}),
+        ("[[u8; 0x10]; 2usize]", {"array": [{"array": ["u8", 16]}, 2]}),
         ("Vec<", None),
         ("(u8", None),
-        ("[u8; N]", None),
+        ("[u8; N]", {"array": ["u8", "N"]}),
+        ("[u8; 1x]", None),
+        ("Option<u8, u8>", None),
         ("<" * 400, None),
         ("(" * 5000, None),
     ],
 )
 def test_rust_text_is_read_or_left_alone(text: str, written: Any) -> None:
-    assert rust_type(text) == written
+    assert rust_type(text, PRIMITIVE_SPELLINGS) == written
 
 
 def test_every_place_that_names_an_undefined_type_is_said() -> None:
@@ -426,3 +455,123 @@ def test_a_discriminator_that_is_none_is_said_and_anchors_is_used(written: Any) 
     idl = load_idl(document)
     assert said(idl) == [("$.events[0].discriminator", "error")]
     assert idl.events[0].discriminator == hashlib.sha256(b"event:E").digest()[:8]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("30 * 1_024", 30720),
+        ("- 443636", -443636),
+        ("-7 / 2", -3),
+        ("-7 % 2", -1),
+        ("2 + 3 * 4 - 1", 13),
+        ("(2 + 3) * 4", 20),
+        ("1 << 3 + 1", 16),
+        ("0xff_u8", 255),
+        ("crate::SIZE * 2", 48),
+        ("SIZE as u8 as usize", 24),
+        ("A", None),
+        ("256 as u8", None),
+        ("1 / 0", None),
+        ("1 << 400", None),
+        ("1.5", None),
+        ('b"vault"', None),
+        ("[1, 2]", None),
+        ("9" * 600, None),
+        ("(" * 400, None),
+        ("size_of::<u8>()", None),
+        ("1 +", None),
+        ("", None),
+    ],
+)
+def test_constants_are_reckoned_or_left_alone(text: str, value: int | None) -> None:
+    assert constant_value(text, {"SIZE": "8 * THREE", "THREE": "3", "A": "B + 1", "B": "A"}) == value
+
+
+@pytest.mark.parametrize("length", ["SIZE", "SIZE * 2 - 8", {"defined": {"name": "SIZE"}}, {"generic": "SIZE"}])
+def test_the_length_of_an_array_may_be_a_constant(length: Any) -> None:
+    document = event([{"name": "x", "type": {"array": ["u8", length]}}])
+    document["constants"] = [{"name": "SIZE", "type": "usize", "value": "4 * 2"}]
+    idl = load_idl(document)
+    assert not idl.problems
+    assert compile_idl(idl).decode_event(b"\1" + bytes(8)).data == {"x": "00" * 8}
+
+
+def test_a_length_that_nothing_tells_is_said_where_it_stands() -> None:
+    idl = load_idl(event([{"name": "x", "type": {"array": ["u8", "MAX_LEN"]}}, {"name": "y", "type": "u8"}]))
+    assert said(idl) == [("$.types[0].type.fields[0].type.array[1]", "error")]
+    with pytest.raises(Unservable, match="'MAX_LEN', which is neither a number nor a constant of the IDL"):
+        compile_idl(idl).decode_event(b"\1" + bytes(50))
+
+
+def test_types_that_are_written_as_no_idl_should_are_served_and_said() -> None:
+    own = {"name": "Side", "kind": "enum", "variants": ["Buy", {"name": "Sell"}]}
+    fields = [
+        {"name": "a", "type": "[u8; 3]"},
+        {"name": "b", "type": "Option<Pubkey>"},
+        {"name": "c", "type": "Side"},
+        {"name": "d", "type": {"defined": {"name": "Vec<Side>"}}},
+    ]
+    idl = load_idl(event(fields, [own]))
+    assert said(idl) == [
+        ("$.types[0].type.fields[0].type", "warning"),
+        ("$.types[0].type.fields[1].type", "warning"),
+        ("$.types[0].type.fields[2].type", "warning"),
+        ("$.types[1]", "warning"),
+    ]
+    data = b"\1abc\0\1\2\0\0\0\0\1"
+    assert compile_idl(idl).decode_event(data).data == {"a": "616263", "b": None, "c": "Sell", "d": ["Buy", "Sell"]}
+
+
+def test_a_discriminant_without_a_type_is_one_byte() -> None:
+    call = {"name": "swap", "discriminant": 9, "accounts": [], "args": [{"name": "x", "type": "u8"}]}
+    idl = load_idl({"version": "1", "name": "n", "instructions": [call]})
+    assert said(idl) == [("$.instructions[0].discriminant", "warning")]
+    assert compile_idl(idl).decode_instruction(b"\x09\x05").data == {"x": 5}
+
+
+def test_a_variant_whose_number_is_not_its_place_is_not_guessed() -> None:
+    variants = [{"name": "A", "discriminant": 0}, {"name": "B", "discriminant": 5}, {"name": "C", "discriminator": 2}]
+    document = event(
+        [{"name": "x", "type": {"defined": {"name": "K"}}}],
+        [{"name": "K", "type": {"kind": "enum", "variants": variants}}],
+    )
+    idl = load_idl(document)
+    assert said(idl) == [("$.types[1].type.variants[1]", "error")]
+    codec = compile_idl(idl)
+    assert [codec.decode_event(b"\1" + tag).data for tag in (b"\0", b"\2")] == [{"x": "A"}, {"x": "C"}]
+    with pytest.raises(Unservable, match="which of the two is written is not known"):
+        codec.decode_event(b"\1\1")
+
+
+def test_an_idl_inside_another_object_is_found() -> None:
+    inside = event([{"name": "x", "type": "u8"}])
+    for wrapped in ({"idl": inside, "slot": 3}, {"idl": json.dumps(inside)}, {"data": 1, "idl": {"idl": inside}}):
+        idl = load_idl(json.dumps(wrapped))
+        assert {p.path for p in idl.problems} == {"$.idl"}
+        assert compile_idl(idl).decode_event(b"\1\5").data == {"x": 5}
+
+
+def test_a_codama_document_is_told_from_an_idl() -> None:
+    with pytest.raises(IdlError, match="this is a Codama document"):
+        load_idl({"kind": "rootNode", "standard": "codama", "program": {"kind": "programNode", "instructions": []}})
+
+
+def test_what_an_instruction_returns_is_looked_at_too() -> None:
+    call = {"name": "get", "discriminator": [1], "accounts": [], "args": [], "returns": {"defined": {"name": "Gone"}}}
+    assert said(load_idl(new([], instructions=[call]))) == [("$.instructions[0].returns.defined", "error")]
+
+
+def test_programs_described_by_shank_have_no_anchor_discriminators() -> None:
+    struct_type = {"kind": "struct", "fields": [{"name": "key", "type": "u8"}]}
+    idl = load_idl(
+        {
+            "version": "1",
+            "name": "n",
+            "metadata": {"origin": "shank"},
+            "instructions": [{"name": "Do", "accounts": [], "args": [], "discriminant": {"type": "u8", "value": 3}}],
+            "accounts": [{"name": "Held", "type": struct_type}],
+        }
+    )
+    assert said(idl) == [("$.accounts[0]", "warning")]
+    assert idl.instructions[0].discriminator == b"\3"

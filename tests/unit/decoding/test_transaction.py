@@ -33,7 +33,7 @@ from programs.transaction import (
 from tests.unit.decoding.chain import CODEC, CODECS, KEYS, PROGRAM, P, data_line, frame, result, self_cpi, wire
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 12)), max_size=4),
     st.booleans(),
@@ -67,7 +67,7 @@ def test_the_wire_is_read_as_its_own_library_wrote_it(calls: list[tuple[bytes, i
             parse_wire(packed[:length])
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_noise_is_refused_or_read_within_its_bounds(noise: bytes) -> None:
     try:
