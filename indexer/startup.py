@@ -17,6 +17,7 @@ from indexer.log import log
 from indexer.settings import BUILTIN_IDL, PREFIX, IdlSetting, ProgramSetting, Settings
 from programs.errors import EXIT_UNREACHABLE, UserError
 from programs.idl import Idl, IdlError, load_idl
+from programs.urls import shown
 
 if TYPE_CHECKING:
     from projections.decoding import ProgramSpec
@@ -102,7 +103,8 @@ async def _same_cluster(settings: Settings, dsn: str, *, record: bool) -> str | 
         first = expected or next(iter(told.values()), None)
         for label, genesis in told.items():
             if genesis != first:
-                raise WrongCluster(label, genesis, str(first))
+                ours = label in [shown(url) for url in settings.rpc_urls]
+                raise WrongCluster(label, genesis, str(first), PREFIX + ("RPC_URL" if ours else "WITNESS_URL"))
         if record and expected is None and first is not None:
             return await ledger.recorded_cluster(connection, first)
     return first

@@ -8,6 +8,7 @@ one that rests. Only what stays different is reported.
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from programs.codec import CodecError
 from programs.errors import EXIT_UNREACHABLE, UserError
+from programs.urls import scrubbed
 from projections import catalogue
 from projections.apply import Target, stored_events
 from projections.catalogue import EVENTS, Conn, State
@@ -91,17 +93,17 @@ class Chain:
         """The slot, and the data of every account of the program."""
         options = {"encoding": "base64", "commitment": "confirmed", "withContext": True}
         result = self._call("getProgramAccounts", [program, options])
-        return result["context"]["slot"], {
-            a["pubkey"]: base64.b64decode(a["account"]["data"][0]) for a in result["value"]
-        }
+        with _promised("getProgramAccounts"):
+            return _slot(result), {a["pubkey"]: base64.b64decode(a["account"]["data"][0]) for a in result["value"]}
 
     def accounts(self, program: str, addresses: Sequence[str]) -> tuple[int, dict[str, bytes]]:
         """The slot, and the data of those of the addresses that are accounts of the program. At most 100."""
         result = self._call("getMultipleAccounts", [list(addresses), {"encoding": "base64", "commitment": "confirmed"}])
-        pairs = zip(addresses, result["value"], strict=True)
-        return result["context"]["slot"], {
-            a: base64.b64decode(v["data"][0]) for a, v in pairs if v is not None and v["owner"] == program
-        }
+        with _promised("getMultipleAccounts"):
+            pairs = zip(addresses, result["value"], strict=True)
+            return _slot(result), {
+                a: base64.b64decode(v["data"][0]) for a, v in pairs if v is not None and v["owner"] == program
+            }
 
     def _call(self, method: str, params: list[Any]) -> Any:
         retrying = Retrying(
@@ -132,9 +134,9 @@ class Chain:
             raise _Busy("an answer that is no JSON") from None
         refusal = body.get("error") if isinstance(body, dict) else None
         if isinstance(refusal, dict) and refusal.get("code") in _RETRY_CODES:
-            raise _Busy(f"{refusal.get('message')} ({refusal.get('code')})")
+            raise _Busy(scrubbed(f"{refusal.get('message')} ({refusal.get('code')})", url))
         if not isinstance(body, dict) or body.get("result") is None:
-            detail = refusal if refusal is not None else f"HTTP {reply.status_code} without a result"
+            detail = f"HTTP {reply.status_code} without a result" if refusal is None else scrubbed(str(refusal), url)
             raise UserError(f"INDEXER_RPC_URL: {method}: {detail}; does the node serve it?", EXIT_UNREACHABLE)
         return body["result"]
 
@@ -144,6 +146,25 @@ def _seconds(text: str | None) -> float | None:
         return None if text is None else max(0.0, float(text))
     except ValueError:
         return None
+
+
+@contextlib.contextmanager
+def _promised(method: str) -> Iterator[None]:
+    """UserError, exit code 3, where a result is not of the promised shape."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(
+            f"INDEXER_RPC_URL: {method}: a result of another shape ({type(error).__name__}); is it a Solana node?",
+            EXIT_UNREACHABLE,
+        ) from None
+
+
+def _slot(result: Any) -> int:
+    slot = result["context"]["slot"]
+    if not isinstance(slot, int):
+        raise TypeError("slot")
+    return slot
 
 
 def _patience(state: RetryCallState) -> float:

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -43,6 +42,7 @@ from indexer.core.protocol import (
     Slot,
 )
 from indexer.edges import parse
+from indexer.edges.body import ACCEPTED, Body, BodyRefused
 from indexer.edges.parse import AnyEnvelope, Garbage, Watched
 from indexer.log import log
 from programs.errors import UserError
@@ -54,6 +54,8 @@ T = TypeVar("T")
 TRANSACTION_VERSION_MAX = 255
 # A block of today's limits is some 10 MB of JSON.
 BODY_BYTES_MAX = 96 << 20
+# Of bodies beyond this, one at a time: eight of the largest would be a gigabyte.
+LARGE_BYTES = 16 << 20
 BATCH_BYTES_MAX = 40_000  # nodes refuse bodies over 50 KiB
 RATE_LIMIT_CODES = (429, -32029)
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -90,9 +92,9 @@ HEDGES_FREE = 10
 class WrongCluster(UserError):
     """An endpoint is of another cluster than the ledger. Nothing of it may be believed, and no waiting mends it."""
 
-    def __init__(self, label: str, found: str, expected: str) -> None:
+    def __init__(self, label: str, found: str, expected: str, setting: str = "INDEXER_RPC_URL") -> None:
         super().__init__(
-            f"INDEXER_RPC_URL: {label} is of the cluster with genesis hash {found}, the ledger is of {expected}; "
+            f"{setting}: {label} is of the cluster with genesis hash {found}, the ledger is of {expected}; "
             "point it at the ledger's cluster, or use another database"
         )
 
@@ -151,6 +153,7 @@ class RpcClient:
     _endpoints: list[_Endpoint] = field(init=False)
     _http: httpx.AsyncClient = field(init=False)
     _room: asyncio.Semaphore = field(init=False)
+    _large: asyncio.Semaphore = field(init=False)
     _ids: count[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,6 +167,7 @@ class RpcClient:
             trust_env=True,
         )
         self._room = asyncio.Semaphore(self.policy.in_flight_max)
+        self._large = asyncio.Semaphore(1)
         self._ids = count(1)
 
     async def __aenter__(self) -> RpcClient:
@@ -322,7 +326,8 @@ class RpcClient:
             return
         told = await self._genesis_of(endpoint)
         if told not in (None, self.genesis):
-            raise WrongCluster(endpoint.label, str(told), self.genesis)
+            setting = "INDEXER_WITNESS_URL" if self.role == "witness" else "INDEXER_RPC_URL"
+            raise WrongCluster(endpoint.label, str(told), self.genesis, setting)
         endpoint.cluster_known = True
 
     async def _must_have_served(self, endpoint: _Endpoint, need: _Need) -> None:
@@ -549,51 +554,61 @@ class RpcClient:
     ) -> T:
         endpoint.calls += calls
         metrics.RPC_CALLS.labels(method=method).inc(calls)
+        async with contextlib.AsyncExitStack() as turn:
+            status, headers, content = await self._exchange(endpoint, method, body, turn)
+            after = _retry_after(headers)
+            if status == 429:
+                metrics.RPC_RATE_LIMITED.labels(form="status").inc()
+                raise _Limited("HTTP 429", after)
+            if status in RETRY_STATUS:
+                raise _Limited(f"HTTP {status}", after) if after is not None else _Transient(f"HTTP {status}")
+            if 300 <= status < 400:
+                raise _Transient(
+                    f"HTTP {status}, it sends us on to {_place(headers.get('location', ''))}; give that URL"
+                )
+            if status in (401, 403):
+                raise _Transient(f"HTTP {status}, it refuses us: is the key in the URL right?")
+            if status != 200 and not content[:64].lstrip().startswith((b"{", b"[")):
+                raise _Transient(f"HTTP {status}")
+            metrics.RPC_BYTES.labels(method=method).inc(len(content))
+            try:
+                found = read(content)
+                return _clean(await found if isinstance(found, Awaitable) else found, endpoint.url)
+            except _Limited as limited:
+                raise _Limited(str(limited), after) from None
+            except Garbage as garbage:
+                raise Garbage(scrubbed(str(garbage), endpoint.url)) from None
+
+    async def _exchange(
+        self, endpoint: _Endpoint, method: str, body: bytes, turn: contextlib.AsyncExitStack
+    ) -> tuple[int, httpx.Headers, bytes]:
         started = time.monotonic()
         try:
             # The whole exchange: a body that trickles in for ever ends here too.
             async with asyncio.timeout(self.policy.timeout_s):
-                status, headers, content = await self._post(endpoint.url, body)
+                return await self._post(endpoint.url, body, turn)
         except TimeoutError:
             raise _Transient(f"no answer in {self.policy.timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
             endpoint.cluster_known = False  # what comes back behind this URL may be another node
             raise _Transient(f"{type(error).__name__}: {scrubbed(str(error), endpoint.url)}") from None
+        except BodyRefused as refused:
+            raise _Transient(str(refused)) from None
         finally:
             metrics.RPC_SECONDS.labels(method=method).observe(time.monotonic() - started)
-        after = _retry_after(headers)
-        if status == 429:
-            metrics.RPC_RATE_LIMITED.labels(form="status").inc()
-            raise _Limited("HTTP 429", after)
-        if status in RETRY_STATUS:
-            raise _Limited(f"HTTP {status}", after) if after is not None else _Transient(f"HTTP {status}")
-        if 300 <= status < 400:
-            place = urlsplit(headers.get("location", ""))
-            raise _Transient(f"HTTP {status}, it sends us on to {place.scheme}://{place.hostname}; give that URL")
-        if status in (401, 403):
-            raise _Transient(f"HTTP {status}, it refuses us: is the key in the URL right?")
-        if status != 200 and not content.lstrip().startswith((b"{", b"[")):
-            raise _Transient(f"HTTP {status}")
-        metrics.RPC_BYTES.labels(method=method).inc(len(content))
-        try:
-            found = read(content)
-            return _clean(await found if isinstance(found, Awaitable) else found, endpoint.url)
-        except _Limited as limited:
-            raise _Limited(str(limited), after) from None
-        except Garbage as garbage:
-            raise Garbage(scrubbed(str(garbage), endpoint.url)) from None
 
-    async def _post(self, url: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
-        headers = {"content-type": "application/json"}
-        async with self._http.stream("POST", url, content=body, headers=headers) as response:
-            parts: list[bytes] = []
-            size = 0
-            async for part in response.aiter_bytes():
-                size += len(part)
-                if size > BODY_BYTES_MAX:
-                    raise _Transient(f"a body over {BODY_BYTES_MAX} bytes")
-                parts.append(part)
-            return response.status_code, response.headers, b"".join(parts)
+    async def _post(self, url: str, sent: bytes, turn: contextlib.AsyncExitStack) -> tuple[int, httpx.Headers, bytes]:
+        """`turn` is the caller's until the content is read: of large bodies one at a time is in memory."""
+        headers = {"content-type": "application/json", "accept-encoding": ACCEPTED}
+        async with self._http.stream("POST", url, content=sent, headers=headers) as response:
+            body = Body(response.headers.get("content-encoding", ""), BODY_BYTES_MAX)
+            large = False
+            async for part in response.aiter_raw():
+                if body.size > LARGE_BYTES and not large:
+                    await turn.enter_async_context(self._large)
+                    large = True
+                body.feed(part)
+            return response.status_code, response.headers, body.whole()
 
     def _choose(self) -> _Endpoint:
         now = time.monotonic()
@@ -624,6 +639,14 @@ async def _in_steps(steps: Generator[None, None, T]) -> T:
             found: T = stop.value
             return found
         await asyncio.sleep(0)
+
+
+def _place(location: str) -> str:
+    """Where a redirect leads, as far as it may be shown."""
+    try:
+        return shown(location)
+    except ValueError:
+        return "no URL"
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

@@ -24,6 +24,7 @@ from indexer.core.protocol import (
     Slot,
 )
 from indexer.edges import rpc as edge
+from indexer.edges.body import Body
 from indexer.edges.parse import Watched
 from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster
 from programs.urls import scrubbed
@@ -521,3 +522,51 @@ def test_a_nodes_own_refusal_shows_no_key() -> None:
     found = asyncio.run(go())
     assert "unknown api key …" in repr(found)
     assert secret not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "location", ["https://user:hunter22@elsewhere.example/hunter22?k=hunter22", "http://[", "", "http://h:x/"]
+)
+def test_a_redirect_is_told_without_its_key_and_breaks_nothing(location: str) -> None:
+    async def work(server: Server) -> Any:
+        async with client(server, attempts=1) as it:
+            return await it.get_slot(TIP)
+
+    found = run(work, always(Answer(raw=b"", status=302, headers={"Location": location})))
+    assert isinstance(found, Failure)
+    assert "sends us on" in found.message or "Invalid URL in location header" in found.message
+    assert "hunter22" not in found.message
+
+
+def test_large_bodies_come_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight at once of the largest allowed would be a gigabyte."""
+    monkeypatch.setattr(edge, "LARGE_BYTES", 1_000)
+    monkeypatch.setattr(edge, "BODY_BYTES_MAX", 10_000_000)
+    reading: list[int] = []
+    most = 0
+
+    class Watching(Body):
+        def __init__(self, encoding: str, bytes_max: int) -> None:
+            super().__init__(encoding, bytes_max)
+            reading.append(0)
+            self.place = len(reading) - 1
+
+        def feed(self, part: bytes) -> None:
+            nonlocal most
+            super().feed(part)
+            reading[self.place] = self.size
+            most = max(most, sum(size > 500_000 for size in reading))
+
+        def whole(self) -> bytes:
+            reading[self.place] = 0
+            return super().whole()
+
+    monkeypatch.setattr(edge, "Body", Watching)
+
+    async def work(server: Server) -> Any:
+        async with client(server, timeout_s=20.0) as it:
+            return await asyncio.gather(*[it.get_slot(TIP) for _ in range(6)])
+
+    found = run(work, always(Answer(raw=b'{"jsonrpc":"2.0","id":1,"result":7}' + b" " * 2_000_000)))
+    assert len(found) == 6
+    assert most == 1
