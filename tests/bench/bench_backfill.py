@@ -26,8 +26,8 @@ import psycopg
 from indexer import history
 from indexer.edges.ledger import PostgresLedger
 from indexer.settings import BUILTIN_IDL, ProgramSetting, Settings
-from indexer.startup import collect_seldom
 from programs import base58
+from programs.collector import collect_seldom
 from schema import db
 from schema.embedded import EmbeddedPostgres, find_binaries
 from tests.bench.bench_ledger import ADDRESS, BATCH_ROWS, Feed, _database, copied
