@@ -167,7 +167,12 @@ class Auditor:
         for address, walk in walks.items():
             if address in self._joints and self._joints[address] is None:
                 continue
-            row = yield from joined(walk, self._cursors[address], self._tip, "finalized", self._joints.get(address))
+            # What lies at or below the cursor was compared at finalized: it can't have died with a fork.
+            cursor, known = self._cursors[address], self._joints.get(address)
+            row = yield from joined(walk, cursor, self._tip, "finalized", known, dead_max=0)
+            if isinstance(row, Halted):
+                self._joints.pop(address, None)
+                return row
             if row is None or isinstance(row, Held):
                 self._joints[address] = row
             else:

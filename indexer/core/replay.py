@@ -379,11 +379,11 @@ class _Lists:
         self._complete = {address: self._cursors[address] for address in self._walks}
         self._slots: set[Slot] = set()
 
-    def open(self) -> Generator[Request, Reply, Unproven | None]:
+    def open(self) -> Generator[Request, Reply, Unproven | Halted | None]:
         for address, walk in self._walks.items():
             yield from walk.descend()
             row = yield from joined(walk, self._cursors[address], self._tip, "finalized", None)
-            if isinstance(row, Unproven):
+            if isinstance(row, Unproven | Halted):
                 return row
         return None
 

@@ -367,6 +367,8 @@ class Sealer:
         if halted is not None:
             return halted
         unjoined = yield from self._join(walks, target, tip)
+        if isinstance(unjoined, Halted):
+            return unjoined  # the blocks of another chain fit together as well as its list
         if unjoined is not None:
             self.tally.lists_unjoined += 1
             self._unjoined += 1
@@ -413,13 +415,13 @@ class Sealer:
 
     def _join(
         self, walks: Mapping[Address, SignatureWalk], target: Slot, tip: Slot
-    ) -> Generator[Request, Reply, Unproven | None]:
+    ) -> Generator[Request, Reply, Unproven | Halted | None]:
         for address, walk in walks.items():
             if address in self._nothing_listed:
                 continue
             known = self._last_listed.get(address)
             row = yield from joined(walk, self._cursors[address], tip, self._policy.commitment, known)
-            if isinstance(row, Unproven):
+            if isinstance(row, Unproven | Halted):
                 return row
             if row is None:
                 self._nothing_listed.add(address)

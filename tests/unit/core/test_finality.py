@@ -152,6 +152,22 @@ def test_a_list_is_believed_where_the_keys_are_not_all_known() -> None:
     assert [row.programs for c in ledger.corrections for row in c.late] == [frozenset({A})]
 
 
+def test_a_node_of_another_chain_is_not_believed() -> None:
+    """What was sealed at finalized can't die: a node whose finalized block lacks it is of another chain, whatever its genesis hash says. All that
+    the ledger holds above would look like a dead fork to it."""
+    ledger = Ledger(held=[(A, held(1, 5, "ours")), (A, held(2, 12, "x"))])
+    node = finalized(s13=[content(13, 0, "theirs")])
+    it = auditor({A: 9})
+    for _ in range(5):
+        outcome = drive(it.audit(Slot(20)), node, ledger)
+        assert isinstance(outcome, Halted)
+        assert "another chain" in outcome.reason
+        assert "replay" in outcome.remedy
+    assert not ledger.corrections
+    ours = finalized(s5=[content(5, 0, "ours")], s12=[content(12, 0, "x")])
+    assert drive(it.audit(Slot(20)), ours, ledger) == Done(Slot(20))
+
+
 def test_nothing_is_compared_beyond_what_is_sealed() -> None:
     ledger = Ledger()
     assert audit(finalized(), ledger, sealed=13) == Done(Slot(13))

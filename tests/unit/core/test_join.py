@@ -123,6 +123,17 @@ def test_a_row_that_died_with_its_fork_need_not_be_listed() -> None:
     assert ledger.signatures == ["x"]
 
 
+def test_a_node_that_holds_none_of_many_last_rows_is_of_another_chain() -> None:
+    """No fork is that deep. Its blocks fit together too, so they must not be read in the list's place, however often it is tried."""
+    theirs = chain(0, 120, **{f"s{slot}": [content(slot, 0, f"theirs{slot}")] for slot in range(6, 120)})
+    it, ledger = sealer({A: 99}), Ledger(held=[(A, held_row(slot, slot, f"ours{slot}")) for slot in range(10, 100)])
+    for _ in range(6):
+        outcome = drive(it.tick(), Node(theirs, 119), ledger)
+        assert isinstance(outcome, Halted)
+        assert "another chain" in outcome.reason
+    assert not ledger.plans
+
+
 def test_a_row_whose_slot_was_skipped_need_not_be_listed() -> None:
     blocks = dict(BLOCKS)
     del blocks[8]
