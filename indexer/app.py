@@ -119,7 +119,7 @@ class Daemon:
         self._heed_signals(loop)
         http = HttpServer(self.reasons, self._status)
         await http.start(self.settings.metrics_host, self.settings.metrics_port)
-        log.info("listening", url=f"http://{self.settings.metrics_host}:{http.port}")
+        log.info("listening", url=http.url)
         try:
             try:
                 prepared = await self._until_stopped(prepare(self.settings, migrate=True))

@@ -40,6 +40,7 @@ class HttpServer:
         # Oldest first.
         self._open: dict[asyncio.StreamWriter, None] = {}
         self.port = 0
+        self.url = ""
 
     async def start(self, host: str, port: int) -> None:
         """Listen. UserError (exit code 2) when the address can't be had."""
@@ -54,6 +55,7 @@ class HttpServer:
                 f"INDEXER_METRICS_PORT = {port}: {host}:{port} can't be listened on ({error.strerror}); choose a free port, or 0"
             ) from None
         self.port = self._server.sockets[0].getsockname()[1]
+        self.url = url_of(host, self.port)
 
     async def close(self) -> None:
         """Stop listening; requests under way are cut."""
@@ -107,6 +109,11 @@ class HttpServer:
             except Exception as error:
                 return _json(503, {"error": f"the status can't be read: {type(error).__name__}"})
         return _json(404, {"error": "there are /metrics, /healthz, /readyz and /status"})
+
+
+def url_of(host: str, port: int) -> str:
+    """The address of version 6 in brackets, as URLs want it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _json(status: int, document: dict[str, Any]) -> Answer:

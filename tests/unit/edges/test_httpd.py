@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from indexer import metrics
-from indexer.edges.httpd import CONNECTIONS_MAX, HttpServer
+from indexer.edges.httpd import CONNECTIONS_MAX, HttpServer, url_of
 from programs.errors import UserError
 
 
@@ -47,6 +47,11 @@ def test_a_host_that_is_not_ours_is_named_and_not_the_port(host: str) -> None:
         asyncio.run(HttpServer(list, status).start(host, 0))
     assert str(refused.value).startswith("INDEXER_METRICS_HOST = ")
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("host", "url"), [("::1", "http://[::1]:7"), ("127.0.0.1", "http://127.0.0.1:7")])
+def test_the_url_that_is_logged_can_be_opened(host: str, url: str) -> None:
+    assert url_of(host, 7) == url
 
 
 def test_a_port_that_is_taken_is_named() -> None:
