@@ -78,8 +78,8 @@ class Log:
         try:
             out.write(line + "\n")
             out.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # nobody reads the log any more; the work goes on
+        except (OSError, ValueError):
+            pass  # nobody reads the log any more, or its disk is full; the work goes on
 
 
 class _Libraries(logging.Handler):
