@@ -11,10 +11,10 @@ which ones, nobody can know who does not know the salt. And `examine` looks at o
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from indexer.core import blocks, nulls
+from indexer.core import blocks, nulls, places
 from indexer.core.hints import Hint, Hints
 from indexer.core.join import joined
 from indexer.core.members import keys_known
@@ -93,13 +93,14 @@ class AuditTally:
 @dataclass(slots=True)
 class _Findings:
     """`replaced`: positions of rows that say something else than the chain of the same transaction. `held` is what stands in the compared ranges, by
-    place and program; `unread` the rows whose contents were the socket's."""
+    place and program; `unread` the rows whose contents were the socket's, `unlisted` the places that sampled blocks show and no list names."""
 
     late: dict[tuple[Slot, str], set[Address]]
     foreign: dict[int, Held]
     replaced: set[int]
     held: dict[tuple[Slot, str], dict[Address, int]]
     unread: dict[tuple[Slot, str], Held]
+    unlisted: set[tuple[Slot, str]] = field(default_factory=set)
 
 
 class Auditor:
@@ -259,6 +260,15 @@ class Auditor:
         if not isinstance(rows, list):
             return rows
         foreign = list(findings.foreign.values())
+        kept = {(row.raw.slot, row.raw.signature) for row in rows}
+        wrong = yield from places.still_there(
+            [row for row in foreign if (row.slot, row.signature) not in kept], "finalized"
+        )
+        if wrong is None:
+            shown_alone = [row for row in rows if (row.raw.slot, row.raw.signature) in findings.unlisted]
+            wrong = yield from places.elsewhere(shown_alone, "finalized")
+        if wrong is not None:
+            return wrong
         reply = yield Correct(Correction(tuple(ranges), tuple(rows), tuple(foreign)))
         if isinstance(reply, Failure):
             return Unproven(f"the ledger refused the correction: {reply.message}")
@@ -321,6 +331,7 @@ class Auditor:
             rows = mine.get(slot, {})
             for signature in hidden - rows.keys():
                 into.late.setdefault((slot, signature), set()).add(address)
+                into.unlisted.add((slot, signature))
             for signature in rows.keys() - there:
                 into.foreign[rows[signature].position] = rows[signature]
 
@@ -369,6 +380,9 @@ class Auditor:
         self.tally.phantoms += len(signatures - known - missing.keys())
         if not rows:
             return Done(slot)
+        wrong = yield from places.elsewhere(rows, commitment)
+        if wrong is not None:
+            return wrong
         rows = yield from nulls.fill(rows, commitment)
         reply = yield AppendLate(tuple(rows))
         if isinstance(reply, Failure):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 
-from indexer.core import blocks, nulls
+from indexer.core import blocks, nulls, places
 from indexer.core.join import joined
 from indexer.core.protocol import (
     BLOCKS_RANGE_MAX,
@@ -288,6 +288,7 @@ class Replay:
     def _foreign_rows(self, strange: Mapping[int, Held]) -> Generator[Request, Reply, Unproven | Halted | None]:
         """Rows that no block shows as the program's. One whose signature is in its block stays: its message can't be read here."""
         there: dict[Slot, frozenset[str]] = {}
+        gone: list[Held] = []
         for row in strange.values():
             if row.slot not in there:
                 reply = yield GetBlock(row.slot, "signatures", "finalized")
@@ -300,6 +301,11 @@ class Replay:
             if row.signature in there[row.slot]:
                 self.tally.unknown += 1
                 continue
+            gone.append(row)
+        wrong = yield from places.still_there(gone, "finalized")
+        if wrong is not None:
+            return wrong
+        for row in gone:
             self._note("foreign", row)
             self._foreign.append(row)
             self.tally.retracted += 1

@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from indexer.core import blocks, nulls
+from indexer.core import blocks, nulls, places
 from indexer.core.hints import AccountWrites, Hints
 from indexer.core.join import joined
 from indexer.core.members import keys_known
@@ -600,6 +600,12 @@ class Sealer:
         for slot in whole:
             rows.extend(self._from_block(slot, chunk))
         rows = [row for row in rows if row.programs]
+        if not chunk.by_block:
+            wrong = yield from places.elsewhere(
+                [row for row in rows if not row.witnesses & SAW_LIST], self._policy.commitment
+            )
+            if wrong is not None:
+                return wrong
         before = rows
         if self._patience.asks:
             rows = yield from nulls.fill(rows, self._policy.commitment)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from indexer.core.finality import Auditor, AuditPolicy
 from indexer.core.protocol import (
     Done,
     Failure,
@@ -150,6 +151,38 @@ def test_a_list_is_believed_where_the_keys_are_not_all_known() -> None:
     outcome = audit(node, ledger, {A: 9, B: 9})
     assert outcome.late == 1
     assert [row.programs for c in ledger.corrections for row in c.late] == [frozenset({A})]
+
+
+def test_a_block_of_another_slot_retracts_nothing_that_the_node_holds() -> None:
+    """A proxy that caches blocks under the wrong key: its block lacks the row, and asked by name the node has it in that very slot."""
+    ledger = Ledger(held=[(A, held(7, 12, "x"))])
+    node = finalized(s12=[content(12, 0, "x")])
+    node.bends[ListSignatures] = lambda r, n: tuple(e for e in n.entries(A) if e.slot < 10) if r.before is None else ()
+    node.bends[GetBlock] = lambda r, n: (
+        replace(n.plain(replace(r, slot=Slot(11))), slot=r.slot) if r.slot == 12 else NotImplemented
+    )
+    outcome = audit(node, ledger)
+    assert isinstance(outcome, Unproven)
+    assert "which the node holds there" in outcome.reason
+    assert not ledger.corrections
+
+
+@pytest.mark.parametrize("sample", [True, False], ids=["sampled", "hinted"])
+def test_a_block_of_another_slot_adds_nothing_that_is_elsewhere(sample: bool) -> None:
+    ledger = Ledger(held=[(A, held(7, 12, "x"))])
+    node = finalized(s12=[content(12, 0, "x")])
+    cached = finalized(s14=[content(14, 0, "x")])
+    node.bends[GetBlock] = lambda r, n: cached.plain(r) if r.slot == 14 else NotImplemented
+    if sample:
+        it = Auditor({A: Slot(9)}, AuditPolicy(sample=1.0))
+        outcome = drive(it.audit(Slot(20)), node, ledger)
+    else:
+        it = auditor({A: 20})
+        outcome = drive(it.examine(Slot(14), frozenset({"x"}), {A: Slot(20)}, "confirmed"), node, ledger)
+    assert isinstance(outcome, Unproven)
+    assert "slot 12" in outcome.reason
+    assert not ledger.corrections
+    assert not ledger.late
 
 
 def test_a_node_of_another_chain_is_not_believed() -> None:

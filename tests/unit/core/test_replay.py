@@ -142,6 +142,16 @@ def test_a_missing_stack_height_is_no_difference() -> None:
     assert run(node_of(s12=[told]), ledger_of(mine))[1].tally.equal
 
 
+def test_a_block_of_another_slot_retracts_nothing_that_the_node_holds() -> None:
+    node, other = node_of(s12=[X, Y]), node_of(s12=[content(12, 0, "z", B)])
+    node.bends[GetBlock] = lambda r, n: other.plain(r) if r.slot == 12 else NotImplemented
+    ledger = ledger_of(X, Y)
+    outcome, _ = run(node, ledger)
+    assert isinstance(outcome, Unproven)
+    assert "which the node holds there" in outcome.reason
+    assert not ledger.corrections
+
+
 def test_where_the_rest_differs_what_is_unknown_stays_the_ledgers() -> None:
     told = replace(X.raw, logs=None, wire=b"true")
     ledger = ledger_of(X)

@@ -230,6 +230,23 @@ def test_a_listed_transaction_that_its_block_lacks_but_the_node_holds_is_not_lef
     assert it.sealed == 9
 
 
+def test_a_block_of_another_slot_adds_nothing_to_its_own() -> None:
+    """No block names its slot. A forged notification makes the tip's block be read whole, and a cache answers with an older one."""
+    full = [content(12, index, f"x{index}") for index in range(3)]
+    cached = Node(chain(0, 20, s20=[replace(c, raw=replace(c.raw, slot=20)) for c in full]), 20)
+    node = Node(chain(0, 20, s12=full), 20)
+    node.bends[GetBlock] = lambda r, n: cached.plain(r) if r.slot == 20 else NotImplemented
+    it, ledger = sealer(block_hits_min=1), Ledger()
+    it.notifications.observe(note(20, "forged"))
+    outcome = drive(it.tick(), node, ledger)
+    assert isinstance(outcome, Unproven)
+    assert "which the node holds in slot 12" in outcome.reason
+    assert not [row for row in ledger.rows if row.raw.slot == 20]
+    del node.bends[GetBlock]
+    assert isinstance(drive(it.tick(), node, ledger), Done)
+    assert ledger.signatures == ["x0", "x1", "x2"]
+
+
 def test_a_block_that_holds_a_transaction_elsewhere_than_the_list_was_cut() -> None:
     """What was left out in front moves all that follows."""
     full = [content(12, index, f"x{index}") for index in range(10)]

@@ -1,0 +1,68 @@
+"""Where the node says that a transaction is, asked by its name: a check on blocks that add a row, or take one away, which no list asks for.
+
+No reply to getBlock names its slot: one that a cache holds under the wrong key looks like any other. What it shows is then in two slots, or what it
+lacks is there all the same; getTransaction names the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+
+from indexer.core.protocol import (
+    METHOD_NOT_FOUND,
+    Commitment,
+    Content,
+    Failure,
+    GetTransactions,
+    Held,
+    Reply,
+    Request,
+    Row,
+    Slot,
+    Unproven,
+)
+
+TOGETHER_MAX = 50
+Told = dict[str, Slot]
+
+
+def elsewhere(rows: Iterable[Row], commitment: Commitment) -> Generator[Request, Reply, Unproven | None]:
+    """Unproven when the node holds one of the rows, which a block showed, in another slot. One that it does not know is the block's word alone."""
+    shown = {row.raw.signature: Slot(row.raw.slot) for row in rows}
+    told = yield from _ask(list(shown), commitment)
+    if isinstance(told, Unproven):
+        return told
+    for signature, slot in told.items():
+        if slot != shown[signature]:
+            return Unproven(
+                f"the block of slot {shown[signature]} shows {signature}, which the node holds in slot {slot}"
+            )
+    return None
+
+
+def still_there(rows: Iterable[Held], commitment: Commitment) -> Generator[Request, Reply, Unproven | None]:
+    """Unproven when the node holds one of the rows, which its block lacked, in that very slot."""
+    lacked = {row.signature: row.slot for row in rows}
+    told = yield from _ask(list(lacked), commitment)
+    if isinstance(told, Unproven):
+        return told
+    for signature, slot in told.items():
+        if slot == lacked[signature]:
+            return Unproven(f"the block of slot {slot} lacks {signature}, which the node holds there")
+    return None
+
+
+def _ask(signatures: Sequence[str], commitment: Commitment) -> Generator[Request, Reply, Told | Unproven]:
+    told: Told = {}
+    for start in range(0, len(signatures), TOGETHER_MAX):
+        part = signatures[start : start + TOGETHER_MAX]
+        reply = yield GetTransactions(tuple(part), commitment)
+        if isinstance(reply, Failure) and reply.code == METHOD_NOT_FOUND:
+            return {}  # a proxy that lets few methods through: what can't be asked can't hold the seal
+        if not isinstance(reply, tuple):
+            why = reply.message if isinstance(reply, Failure) else "unexpected answer"
+            return Unproven(f"{part[0]} can't be asked for by its name: {why}")
+        for signature, content in zip(part, reply, strict=True):
+            if isinstance(content, Content) and content.raw.signature == signature:
+                told[signature] = Slot(content.raw.slot)
+    return told
