@@ -875,12 +875,15 @@ class _Reader:
                 path, f"account groups are nested deeper than {ACCOUNT_GROUP_NESTING_MAX}; the rest is ignored"
             )
             return
-        for index, account in enumerate(self._list(entry, "accounts", path)):
+        entries = self._list(entry, "accounts", path)
+        names = _Names("account", map(_name, entries))
+        for index, account in enumerate(entries):
             here = f"{path}.accounts[{index}]"
             name = _name(account)
             if name is None:
                 self._problem(here, "an account needs a name")
                 account, name = {}, f"account_{index}"
+            name = self._free_name(name, names, here)
             if isinstance(account.get("accounts"), list):
                 yield from self._accounts(account, here, f"{prefix}{name}.", depth + 1)
                 continue

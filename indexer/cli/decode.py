@@ -87,14 +87,15 @@ def run(args: argparse.Namespace) -> int:
 
 def read_idl(name: str, field: str = "--idl") -> Idl:
     """An IDL from a file. UserError, naming the field, when it cannot be read or nothing of it can be served."""
+    from programs.chain_idl import ChainIdlError, document
     from programs.idl import IdlError, load_idl
 
     try:
         with open(_builtin(name, field) if name.startswith("builtin:") else name, "rb") as file:
-            return load_idl(file.read())
+            return load_idl(document(file.read()))
     except OSError as error:
         raise UserError(f"{field} {name}: {error.strerror or error}; give the path of an IDL in JSON") from None
-    except IdlError as error:
+    except (IdlError, ChainIdlError) as error:
         raise UserError(f"{field} {name}: {error}; give an Anchor IDL in JSON") from None
 
 

@@ -575,3 +575,19 @@ def test_programs_described_by_shank_have_no_anchor_discriminators() -> None:
     )
     assert said(idl) == [("$.accounts[0]", "warning")]
     assert idl.instructions[0].discriminator == b"\3"
+
+
+def test_two_accounts_of_one_name_hide_nothing() -> None:
+    twice = [{"name": "authority"}, {"name": "authority", "writable": True}]
+    call = {"name": "do", "discriminator": [1], "args": [], "accounts": [*twice, {"name": "group", "accounts": twice}]}
+    idl = load_idl(new([], instructions=[call]))
+    assert [a.name for a in idl.instructions[0].accounts] == [
+        "authority",
+        "authority_2",
+        "group.authority",
+        "group.authority_2",
+    ]
+    assert said(idl) == [
+        ("$.instructions[0].accounts[1]", "warning"),
+        ("$.instructions[0].accounts[2].accounts[1]", "warning"),
+    ]
