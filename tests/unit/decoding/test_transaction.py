@@ -21,6 +21,7 @@ from programs.events import called_instructions, extract
 from programs.transaction import (
     TransactionError,
     account_keys,
+    block_of,
     from_rpc,
     parse_rpc,
     parse_wire,
@@ -202,3 +203,44 @@ def test_a_key_or_instruction_of_an_impossible_number_is_refused(number: int) ->
 def test_what_is_no_transaction_is_named(text: str, words: str) -> None:
     with pytest.raises(TransactionError, match=words):
         view_from_rpc(text)
+
+
+@pytest.mark.parametrize("data", [[7, 42], {"0": 7, "1": 42}, {"type": "Buffer", "data": [7, 42]}])
+def test_a_versioned_transaction_as_web3js_prints_it(data: Any) -> None:
+    document = result("json", frame(P, 1, data_line(1)), [self_cpi(0, 0, 2)], loaded=True)
+    plain = view_from_rpc(document)
+    message = document["transaction"]["message"]
+    call = {"programIdIndex": 1, "accountKeyIndexes": [0, 2, 1, 1], "data": data}
+    document["transaction"]["message"] = {
+        "header": {},
+        "staticAccountKeys": message["accountKeys"],
+        "compiledInstructions": [call],
+        "addressTableLookups": [],
+    }
+    assert view_from_rpc(document) == plain
+    for wrong in (None, ["x"], {"1": 7}, {"0": 256}):
+        call["data"] = wrong
+        with pytest.raises(TransactionError):
+            view_from_rpc(document)
+
+
+def test_a_block_is_its_transactions() -> None:
+    one = {
+        k: v
+        for k, v in result("json", frame(P, 1, data_line(1)), []).items()
+        if k in ("transaction", "meta", "version")
+    }
+    block = {"blockhash": P, "parentSlot": 76, "blockTime": 5, "transactions": [one, one]}
+    for document, slot in (
+        (block, None),
+        ({"jsonrpc": "2.0", "id": 1, "result": block}, None),
+        ({"slot": 77, "block": block}, 77),
+        ({**block, "slot": 77}, 77),
+        ({"method": "blockNotification", "params": {"result": {"value": {"slot": 77, "block": block}}}}, 77),
+    ):
+        found = block_of(json.dumps(document))
+        assert found is not None
+        assert found[0] == slot
+        assert [view_from_rpc(rpc).logs for rpc in found[1]] == [tuple(one["meta"]["logMessages"])] * 2
+    for none in ({"result": None}, {"result": {"signatures": []}}, {}, one, []):
+        assert block_of(json.dumps(none)) is None
