@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from programs.base58 import address_bytes
+from programs.codama import CodamaError, anchor_document, is_codama
 from programs.rust_text import constant_value, rust_type
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -284,8 +285,12 @@ def _unwrapped(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[IdlProbl
     for _ in range(_WRAPPINGS_MAX):
         if any(isinstance(document.get(key), list) for key in _PARTS):
             return document, said
-        if document.get("kind") == "rootNode" or document.get("standard") == "codama":
-            raise IdlError("this is a Codama document, not an Anchor IDL; give the Anchor IDL that it was made from")
+        if is_codama(document):
+            message = "a Codama document, read as the Anchor IDL that says the same; paths are of that one"
+            try:
+                return anchor_document(document), (*said, IdlProblem("$", message, "warning"))
+            except CodamaError as error:
+                raise IdlError(str(error)) from None
         inner = document.get("idl")
         if isinstance(inner, str):
             inner = _document(inner)
@@ -769,12 +774,22 @@ class _Reader:
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}
         names: dict[str, str] = {}
+        whole = {layout.discriminator: layout.name for layout in reversed(found)}
         for layout in found:
             other = first.setdefault(layout.discriminator, layout.name)
             if other != layout.name:
                 self._problem(
                     layout.path,
                     f"{what} {layout.name!r} has the discriminator of {other!r}; bytes that begin with it are read as {other!r}",
+                )
+            shorter = next(
+                (p for n in range(1, len(layout.discriminator)) if (p := layout.discriminator[:n]) in whole), None
+            )
+            if shorter is not None:
+                self._problem(
+                    layout.path,
+                    f"the discriminator of {what} {layout.name!r} begins with that of {whole[shorter]!r}; the longer one is tried first",
+                    "warning",
                 )
             twin = names.setdefault(folded(layout.name), layout.name)
             if twin != layout.name:
@@ -892,8 +907,18 @@ class _Reader:
                 writable=bool(account.get("writable", account.get("isMut", False))),
                 signer=bool(account.get("signer", account.get("isSigner", False))),
                 optional=bool(account.get("optional", account.get("isOptional", False))),
-                address=account["address"] if isinstance(account.get("address"), str) else None,
+                address=self._fixed_address(account.get("address"), f"{here}.address"),
             )
+
+    def _fixed_address(self, value: Any, path: str) -> str | None:
+        if value is None:
+            return None
+        try:
+            address_bytes(value)
+        except (ValueError, TypeError):
+            self._problem(path, f"not an address: {_shorten(value)}; ignored", "warning")
+            return None
+        return str(value)
 
     # -- references --
 

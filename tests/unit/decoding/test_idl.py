@@ -552,11 +552,6 @@ def test_an_idl_inside_another_object_is_found() -> None:
         assert compile_idl(idl).decode_event(b"\1\5").data == {"x": 5}
 
 
-def test_a_codama_document_is_told_from_an_idl() -> None:
-    with pytest.raises(IdlError, match="this is a Codama document"):
-        load_idl({"kind": "rootNode", "standard": "codama", "program": {"kind": "programNode", "instructions": []}})
-
-
 def test_what_an_instruction_returns_is_looked_at_too() -> None:
     call = {"name": "get", "discriminator": [1], "accounts": [], "args": [], "returns": {"defined": {"name": "Gone"}}}
     assert said(load_idl(new([], instructions=[call]))) == [("$.instructions[0].returns.defined", "error")]
@@ -591,3 +586,17 @@ def test_two_accounts_of_one_name_hide_nothing() -> None:
         ("$.instructions[0].accounts[1]", "warning"),
         ("$.instructions[0].accounts[2].accounts[1]", "warning"),
     ]
+
+
+def test_discriminators_that_begin_alike_and_addresses_that_are_none_are_said() -> None:
+    types = [{"name": n, "type": {"kind": "struct"}} for n in "AB"]
+    accounts = [{"name": "a", "address": "nowhere"}, {"name": "b", "address": "11111111111111111111111111111111"}]
+    idl = load_idl(
+        new(
+            types,
+            events=[{"name": "A", "discriminator": [1, 2]}, {"name": "B", "discriminator": [1]}],
+            instructions=[{"name": "do", "discriminator": [9], "args": [], "accounts": accounts}],
+        )
+    )
+    assert said(idl) == [("$.events[0]", "warning"), ("$.instructions[0].accounts[0].address", "warning")]
+    assert [a.address for a in idl.instructions[0].accounts] == [None, "11111111111111111111111111111111"]
