@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import Transaction, VersionedTransaction
 
+from programs.codec import compile_idl
 from programs.events import called_instructions, extract
+from programs.idl import load_idl
 from programs.transaction import (
     TransactionError,
     account_keys,
@@ -31,7 +34,19 @@ from programs.transaction import (
     view,
     view_from_rpc,
 )
-from tests.unit.decoding.chain import CODEC, CODECS, KEYS, PROGRAM, P, data_line, frame, result, self_cpi, wire
+from tests.unit.decoding.chain import (
+    CODEC,
+    CODECS,
+    DOCUMENT,
+    KEYS,
+    PROGRAM,
+    P,
+    data_line,
+    frame,
+    result,
+    self_cpi,
+    wire,
+)
 
 
 @settings(max_examples=40)
@@ -244,3 +259,27 @@ def test_a_block_is_its_transactions() -> None:
         assert [view_from_rpc(rpc).logs for rpc in found[1]] == [tuple(one["meta"]["logMessages"])] * 2
     for none in ({"result": None}, {"result": {"signatures": []}}, {}, one, []):
         assert block_of(json.dumps(none)) is None
+
+
+def test_an_instruction_whose_bytes_do_not_fit_is_named_all_the_same() -> None:
+    whole = view_from_rpc(result("json", frame(P, 1), []))
+    (good,) = called_instructions(whole, PROGRAM, CODEC)
+    for data, name, words in ((b"\7", "put", "put.x: cut short"), (b"\x09\1", None, "no instruction of the IDL")):
+        (outer,) = whole.outer or ()
+        given = replace(whole, outer=(replace(outer, data=data),))
+        (call,) = called_instructions(given, PROGRAM, CODEC)
+        assert (call.name, call.data, call.accounts) == (name, None, good.accounts if name else {})
+        assert str(call.error).startswith(words)
+
+
+def test_two_instructions_of_one_name_have_accounts_of_their_own() -> None:
+    calls = [
+        {"name": "put", "discriminator": [number], "args": [], "accounts": [{"name": f"a{number}"}]}
+        for number in (7, 8)
+    ]
+    codec = compile_idl(load_idl({**DOCUMENT, "instructions": calls}))
+    whole = view_from_rpc(result("json", frame(P, 1), []))
+    (outer,) = whole.outer or ()
+    for number in (7, 8):
+        (call,) = called_instructions(replace(whole, outer=(replace(outer, data=bytes([number])),)), PROGRAM, codec)
+        assert list(call.accounts) == [f"a{number}"]
