@@ -259,29 +259,40 @@ def load_idl(source: bytes | str | Mapping[str, Any]) -> Idl:
     Never raises for dirt: see `Idl.problems`. IdlError only when nothing can be served (not JSON, or not an IDL at
     all).
     """
-    return _Reader(*_unwrapped(_document(source))).read()
+    return _Reader(*_unwrapped(*_document(source))).read()
 
 
-def _document(source: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
+# What editors let into JSON: comments, and a comma behind the last of a list. Strings are matched so that they are left alone.
+_BLANK = rb"//[^\n]*|/\*(?:(?!\*/).)*\*/"
+_LENIENT = re.compile(rb'"(?:[^"\\]|\\.)*"|' + _BLANK + rb"|,(?=(?:\s|" + _BLANK + rb")*[\]}])", re.DOTALL)
+_JSON_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
+def _document(source: bytes | str | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
     if isinstance(source, Mapping):
-        return dict(source)
+        return dict(source), ()
     text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    said: tuple[IdlProblem, ...] = ()
     try:
-        document = msgspec.json.decode(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise IdlError(f"the IDL is not JSON: {error}") from None
+        document = msgspec.json.decode(text)
+    except _JSON_ERRORS as error:
+        try:
+            document = msgspec.json.decode(_LENIENT.sub(lambda m: m[0] if m[0][:1] == b'"' else b" ", text))
+        except _JSON_ERRORS:
+            raise IdlError(f"the IDL is not JSON: {error}") from None
+        said = (IdlProblem("$", "comments or commas that JSON does not have are passed over", "warning"),)
     if not isinstance(document, dict):
         raise IdlError(f"the IDL is a JSON {type(document).__name__}, not an object")
-    return document
+    return document, said
 
 
 _PARTS = ("instructions", "accounts", "events", "types")
 _WRAPPINGS_MAX = 4
 
 
-def _unwrapped(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
+def _unwrapped(document: dict[str, Any], said: tuple[IdlProblem, ...]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
     """The IDL, also when it stands in another object under the key `idl`, as explorers and registries hand it out."""
-    said: tuple[IdlProblem, ...] = ()
     for _ in range(_WRAPPINGS_MAX):
         if any(isinstance(document.get(key), list) for key in _PARTS):
             return document, said
@@ -293,11 +304,14 @@ def _unwrapped(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[IdlProbl
                 raise IdlError(str(error)) from None
         inner = document.get("idl")
         if isinstance(inner, str):
-            inner = _document(inner)
+            inner, _ = _document(inner)
         if not isinstance(inner, dict):
             break
         document = inner
-        said = (IdlProblem("$.idl", "the IDL stands inside another object; other paths begin at it", "warning"),)
+        said = (
+            *said,
+            IdlProblem("$.idl", "the IDL stands inside another object; other paths begin at it", "warning"),
+        )
     raise IdlError(f"not an Anchor IDL: none of {', '.join(_PARTS)} is a list")
 
 
@@ -761,15 +775,21 @@ class _Reader:
                 self._problem(path, f"an {namespace} needs a name; ignored")
                 continue
             discriminator = self._discriminator(entry, path, namespace, name)
-            layout = Layout(name, discriminator, self._layout_type(entry, name, path), path)
+            layout = Layout(self._storable(name, path), discriminator, self._layout_type(entry, name, path), path)
             # The same name and discriminator again: the first one is served. Another discriminator is another thing.
-            other = found.setdefault((name, discriminator), layout)
+            other = found.setdefault((layout.name, discriminator), layout)
             if other is not layout:
                 alike = replace(other.type, path="") == replace(layout.type, path="")
                 how = "both alike" if alike else "differently; the first one is used"
                 self._problem(path, f"{namespace} {name!r} is listed twice, {how}", "warning" if alike else "error")
         self._check_discriminators(tuple(found.values()), namespace)
         return tuple(found.values())
+
+    def _storable(self, name: str, path: str) -> str:
+        """The name as a database can hold it."""
+        if "\x00" in name:
+            self._problem(f"{path}.name", "the name holds U+0000; U+FFFD stands for it", "warning")
+        return name.replace("\x00", "\ufffd")
 
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}

@@ -98,17 +98,18 @@ def _key(redaction: Redaction) -> str:
 
 
 def _typed(spec: ProgramSpec, name: str, masked: str, rows: str, hidden: frozenset[str]) -> str:
-    """One column a field, or `data` when there are no named fields. Types that SQL has become that type; the rest stay JSON.
+    """One column a field, or `data` when there are no named fields, or too many. Types that SQL has become that type; the rest stay JSON.
 
     A field that nobody's wish can hide is read from the data itself: an index on it then serves the view.
     """
     columns = ["e.position", "e.slot", "e.transaction_index", "e.event_index", "e.signature", "e.block_time"]
     taken = {c.removeprefix("e.") for c in columns} | set(PROVENANCE)
     fields = fields_of(spec.codec.layout("event", name))
-    if fields is None:
+    if fields is None or len(fields) > _FIELDS_MAX:
+        fields = None
         columns.append(f"{masked} AS data")
     for field, kind in fields or ():
-        literal = "'" + field.replace("'", "''") + "'"
+        literal = _literal(field)
         column = free_name(field, taken)
         source = f"({masked})" if field in hidden else "e.data"
         value = {
@@ -118,11 +119,16 @@ def _typed(spec: ProgramSpec, name: str, masked: str, rows: str, hidden: frozens
             "boolean": f"({source} ->> {literal})::boolean",
         }.get(kind, f"{source} -> {literal}")
         columns.append(f"{value} AS {quoted(column)}")
-    address, event = "'" + spec.address + "'", "'" + name.replace("'", "''") + "'"
+    address, event = _literal(spec.address), _literal(name)
     return (
         f"SELECT {', '.join(columns)}, e.slot AS created_slot, e.signature AS created_signature, e.slot AS updated_slot,"
         f" e.signature AS updated_signature {rows} AND e.program = {address} AND e.name = {event}"
     )
+
+
+def _literal(text: str) -> str:
+    """As SQL writes it. U+0000 is U+FFFD in all that is stored."""
+    return "'" + text.replace("\x00", "\ufffd").replace("'", "''") + "'"
 
 
 def fields_of(layout: Node | None) -> list[tuple[str, str]] | None:
@@ -153,6 +159,8 @@ def _sql_type(node: Node) -> str:
     return "jsonb"
 
 
+# A view has at most 1,664 columns; an event of more fields is given as one.
+_FIELDS_MAX = 1600
 # What PostgreSQL keeps of a name; the rest it would cut off silently.
 _NAME_BYTES_MAX = 63
 

@@ -188,6 +188,8 @@ def forms() -> dict[str, Any]:
         "Plain": {"kind": "struct", "fields": fields},
         "Pair": {"kind": "struct", "fields": ["u8", "bool"]},
         "Choice": {"kind": "enum", "variants": [{"name": "A"}, {"name": "B", "fields": ["u8"]}]},
+        "N\0l": {"kind": "struct", "fields": [{"name": "a\0'b", "type": "u8"}]},
+        "Wide": {"kind": "struct", "fields": [{"name": f"f{n}", "type": "u8"} for n in range(1700)]},
         "Price": {"kind": "type", "alias": "u128"},
         "Side": {"kind": "enum", "variants": [{"name": "Buy"}, {"name": "Sell"}]},
     }
@@ -206,7 +208,15 @@ def test_a_typed_view_of_every_form_of_event(db: str) -> None:
     bootstrap.ensure(db, (spec,))
     plain = {"slot": 9, "owner": SOME, "price": 7, "side": "Sell", "hash": "0aff", "more": [1], "ratio": "NaN"}
     absent = {**plain, "owner": None, "price": None}
-    held = [("Aliased", plain), ("Plain", absent), ("Pair", [5, True]), ("Choice", {"B": [3]}), ("Choice", "A")]
+    held = [
+        ("Aliased", plain),
+        ("Plain", absent),
+        ("Pair", [5, True]),
+        ("Choice", {"B": [3]}),
+        ("Choice", "A"),
+        ("Wide", {"f0": 1}),
+        ("N\ufffdl", {"a\ufffd'b": 8}),
+    ]
     held += [(LONG + "a", {FIELD: 1, FIELD + "g": 2}), (LONG + "b", {FIELD: 3, FIELD + "g": 4})]
     with database.connect(db) as conn:
         (generation,) = [s.schema for s in catalogue.states(conn).values()]
@@ -224,6 +234,8 @@ def test_a_typed_view_of_every_form_of_event(db: str) -> None:
     ) == [(1,)]
     assert rows(db, 'SELECT data FROM forms_events."Pair"') == [([5, True],)]
     assert rows(db, 'SELECT data FROM forms_events."Choice" ORDER BY position') == [({"B": [3]},), ("A",)]
+    assert rows(db, 'SELECT data FROM forms_events."Wide"') == [({"f0": 1},)]
+    assert rows(db, """SELECT "a'b" FROM forms_events."N\ufffdl\"""") == [(8,)]
     for view, first, second in ((LONG[:63], 1, 2), (LONG[:61] + "_2", 3, 4)):
         assert rows(db, f'SELECT "{FIELD[:63]}", "{FIELD[:61]}_2" FROM forms_events."{view}"') == [(first, second)]
 

@@ -600,3 +600,23 @@ def test_discriminators_that_begin_alike_and_addresses_that_are_none_are_said() 
     )
     assert said(idl) == [("$.events[0]", "warning"), ("$.instructions[0].accounts[0].address", "warning")]
     assert [a.address for a in idl.instructions[0].accounts] == [None, "11111111111111111111111111111111"]
+
+
+def test_a_name_that_no_database_holds_is_served_under_another() -> None:
+    types = [{"name": "A\0", "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}}]
+    idl = load_idl(new(types, events=[{"name": "A\0", "discriminator": [1]}]))
+    assert said(idl) == [("$.events[0].name", "warning")]
+    decoded = compile_idl(idl).decode_event(b"\1\5")
+    assert (decoded.name, decoded.data) == ("A\ufffd", {"x": 5})
+
+
+def test_comments_and_last_commas_are_passed_over_and_said() -> None:
+    text = """// made by hand
+    {"metadata": {"name": "n // no comment", "spec": "0.1.0", /* a
+    comment, */ "version": "0,]"}, "events": [{"name": "E", "discriminator": [1, 2, /* , */ ], }, // ,
+    ], "types": [{"name": "E", "type": {"kind": "struct", "fields": ["u8",]}}]}"""
+    idl = load_idl(text)
+    assert (idl.name, idl.version, said(idl)) == ("n // no comment", "0,]", [("$", "warning")])
+    assert compile_idl(idl).decode_event(b"\1\2\5").data == [5]
+    with pytest.raises(IdlError, match="malformed"):
+        load_idl(text + "x")
