@@ -224,6 +224,7 @@ async def _load_idl(
     it can be served.
     """
     from programs.chain_idl import ChainIdlError
+    from programs.chain_idl import document as document_in
 
     field, source = f"programs.{program.name}.idl", setting.path
     try:
@@ -234,12 +235,12 @@ async def _load_idl(
         elif setting.path == idls.CHAIN:
             document = recorded[-1].idl if recorded else await _from_chain(rpc, program, field)
         else:
-            document = _read(setting.path, field)
+            document = document_in(_read(setting.path, field))
             source = f"file {Path(setting.path).name}"
         load_idl(document)
         return idls.Given(setting.from_slot, document, source)
     except ChainIdlError as error:
-        raise UserError(f"{field} = 'chain': {error}; give a path to the program's IDL instead") from None
+        raise UserError(f"{field} = {setting.path!r}: {error}; give a path to the program's IDL instead") from None
     except IdlError as error:
         raise UserError(f"{field} = {setting.path!r}: {error}; indexer idl check {setting.path} says more") from None
 

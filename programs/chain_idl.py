@@ -9,10 +9,12 @@ Sources: Anchor's `IdlAccount`, the account layout of Program Metadata, `Upgrade
 from __future__ import annotations
 
 import base64
+import binascii
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from programs import base58
@@ -111,6 +113,79 @@ def parse_metadata(data: bytes) -> bytes:
     except ValueError as error:
         raise ChainIdlError(f"the content is not {encoding}: {error}") from None
     return _inflated(content, compression)
+
+
+def document(data: bytes) -> bytes:
+    """The JSON text that a file holds in any form in which IDLs are handed on; other bytes as they are.
+
+    Forms: the text itself, also as UTF-16 (what a shell of Windows writes); compressed by gzip or zlib; the data of an account at
+    `legacy_address` or `metadata_address`, as bytes, in base64, or as a node or the Solana CLI prints an account. ChainIdlError as the
+    parsers of accounts.
+    """
+    for _ in range(_FORMS_MAX):
+        inner = _opened(data)
+        if inner is None:
+            break
+        data = inner
+    return data
+
+
+_FORMS_MAX = 4
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
+# The first byte of zlib's streams, and the one behind it at every level of compression.
+_ZLIB = tuple(b"\x78" + level for level in (b"\x01", b"\x5e", b"\x9c", b"\xda"))
+
+
+def _opened(data: bytes) -> bytes | None:
+    """What one of the forms holds; None when it is none of them."""
+    if data[:2] in _UTF16:
+        return data.decode("utf-16", "replace").encode()
+    if data[:2] == _GZIP:
+        return _inflated(data, "gzip")
+    if data[:2] in _ZLIB:
+        return _inflated(data, "zlib")
+    if data[:8] == LEGACY_DISCRIMINATOR:
+        return parse_legacy(data)
+    if data[:1] == bytes([_METADATA_KIND]):
+        return parse_metadata(data)
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] == b"{":
+        return _printed_account(text)
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True) or None
+    except binascii.Error:
+        return None
+
+
+def _printed_account(text: bytes) -> bytes | None:
+    """The data of an account in a reply to getAccountInfo, or as `solana account --output json` prints it."""
+    try:
+        found = msgspec.json.decode(text, type=_Printed)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    account = found.account or found.value or (found.result.value if found.result is not None else None)
+    data = account.data if account is not None else None
+    if data is None or data[1] != "base64":
+        return None
+    try:
+        return base64.b64decode(data[0], validate=True)
+    except binascii.Error:
+        return None
+
+
+class _Account(msgspec.Struct):
+    data: tuple[str, str] | None = None
+
+
+class _Result(msgspec.Struct):
+    value: _Account | None = None
+
+
+class _Printed(msgspec.Struct):
+    account: _Account | None = None
+    value: _Account | None = None
+    result: _Result | None = None
 
 
 async def fetch(program: bytes, get_account: Callable[[str], Awaitable[bytes | None]]) -> ChainIdl | None:

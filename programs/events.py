@@ -261,12 +261,14 @@ def _instruction(
     outer: int,
     index: int | None,
 ) -> InstructionRecord:
+    data, error = None, None
     try:
-        decoded = codec.decode_instruction(called.data)
-    except DecodeError as error:
-        return InstructionRecord(None, None, str(error), {}, outer, index)
+        data = codec.decode_instruction(called.data).data
+    except DecodeError as refusal:
+        error = str(refusal)
+    known = codec.instruction(called.data)
     accounts: dict[str, str | None] = {}
-    for place, meta in enumerate(codec.account_metas(decoded.name)):
+    for place, meta in enumerate(known.accounts if known is not None else ()):
         key = (
             keys[called.accounts[place]]
             if place < len(called.accounts) and called.accounts[place] < len(keys)
@@ -275,7 +277,7 @@ def _instruction(
         # Anchor's sign for "none given" is the program's own address.
         absent = key is None or (meta.optional and key == program)
         accounts[meta.name] = None if absent or key is None else address_text(key)
-    return InstructionRecord(decoded.name, decoded.data, None, accounts, outer, index)
+    return InstructionRecord(None if known is None else known.name, data, error, accounts, outer, index)
 
 
 _Find: TypeAlias = Callable[[str], Callable[..., EventRecord] | None]

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from programs.base58 import address_bytes
+from programs.codama import CodamaError, anchor_document, is_codama
 from programs.rust_text import constant_value, rust_type
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -258,41 +259,59 @@ def load_idl(source: bytes | str | Mapping[str, Any]) -> Idl:
     Never raises for dirt: see `Idl.problems`. IdlError only when nothing can be served (not JSON, or not an IDL at
     all).
     """
-    return _Reader(*_unwrapped(_document(source))).read()
+    return _Reader(*_unwrapped(*_document(source))).read()
 
 
-def _document(source: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
+# What editors let into JSON: comments, and a comma behind the last of a list. Strings are matched so that they are left alone.
+_BLANK = rb"//[^\n]*|/\*(?:(?!\*/).)*\*/"
+_LENIENT = re.compile(rb'"(?:[^"\\]|\\.)*"|' + _BLANK + rb"|,(?=(?:\s|" + _BLANK + rb")*[\]}])", re.DOTALL)
+_JSON_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
+def _document(source: bytes | str | Mapping[str, Any]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
     if isinstance(source, Mapping):
-        return dict(source)
+        return dict(source), ()
     text = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    said: tuple[IdlProblem, ...] = ()
     try:
-        document = msgspec.json.decode(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise IdlError(f"the IDL is not JSON: {error}") from None
+        document = msgspec.json.decode(text)
+    except _JSON_ERRORS as error:
+        try:
+            document = msgspec.json.decode(_LENIENT.sub(lambda m: m[0] if m[0][:1] == b'"' else b" ", text))
+        except _JSON_ERRORS:
+            raise IdlError(f"the IDL is not JSON: {error}") from None
+        said = (IdlProblem("$", "comments or commas that JSON does not have are passed over", "warning"),)
     if not isinstance(document, dict):
         raise IdlError(f"the IDL is a JSON {type(document).__name__}, not an object")
-    return document
+    return document, said
 
 
 _PARTS = ("instructions", "accounts", "events", "types")
 _WRAPPINGS_MAX = 4
 
 
-def _unwrapped(document: dict[str, Any]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
+def _unwrapped(document: dict[str, Any], said: tuple[IdlProblem, ...]) -> tuple[dict[str, Any], tuple[IdlProblem, ...]]:
     """The IDL, also when it stands in another object under the key `idl`, as explorers and registries hand it out."""
-    said: tuple[IdlProblem, ...] = ()
     for _ in range(_WRAPPINGS_MAX):
         if any(isinstance(document.get(key), list) for key in _PARTS):
             return document, said
-        if document.get("kind") == "rootNode" or document.get("standard") == "codama":
-            raise IdlError("this is a Codama document, not an Anchor IDL; give the Anchor IDL that it was made from")
+        if is_codama(document):
+            message = "a Codama document, read as the Anchor IDL that says the same; paths are of that one"
+            try:
+                return anchor_document(document), (*said, IdlProblem("$", message, "warning"))
+            except CodamaError as error:
+                raise IdlError(str(error)) from None
         inner = document.get("idl")
         if isinstance(inner, str):
-            inner = _document(inner)
+            inner, _ = _document(inner)
         if not isinstance(inner, dict):
             break
         document = inner
-        said = (IdlProblem("$.idl", "the IDL stands inside another object; other paths begin at it", "warning"),)
+        said = (
+            *said,
+            IdlProblem("$.idl", "the IDL stands inside another object; other paths begin at it", "warning"),
+        )
     raise IdlError(f"not an Anchor IDL: none of {', '.join(_PARTS)} is a list")
 
 
@@ -756,9 +775,9 @@ class _Reader:
                 self._problem(path, f"an {namespace} needs a name; ignored")
                 continue
             discriminator = self._discriminator(entry, path, namespace, name)
-            layout = Layout(name, discriminator, self._layout_type(entry, name, path), path)
+            layout = Layout(self._storable(name, path), discriminator, self._layout_type(entry, name, path), path)
             # The same name and discriminator again: the first one is served. Another discriminator is another thing.
-            other = found.setdefault((name, discriminator), layout)
+            other = found.setdefault((layout.name, discriminator), layout)
             if other is not layout:
                 alike = replace(other.type, path="") == replace(layout.type, path="")
                 how = "both alike" if alike else "differently; the first one is used"
@@ -766,15 +785,31 @@ class _Reader:
         self._check_discriminators(tuple(found.values()), namespace)
         return tuple(found.values())
 
+    def _storable(self, name: str, path: str) -> str:
+        """The name as a database can hold it."""
+        if "\x00" in name:
+            self._problem(f"{path}.name", "the name holds U+0000; U+FFFD stands for it", "warning")
+        return name.replace("\x00", "\ufffd")
+
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}
         names: dict[str, str] = {}
+        whole = {layout.discriminator: layout.name for layout in reversed(found)}
         for layout in found:
             other = first.setdefault(layout.discriminator, layout.name)
             if other != layout.name:
                 self._problem(
                     layout.path,
                     f"{what} {layout.name!r} has the discriminator of {other!r}; bytes that begin with it are read as {other!r}",
+                )
+            shorter = next(
+                (p for n in range(1, len(layout.discriminator)) if (p := layout.discriminator[:n]) in whole), None
+            )
+            if shorter is not None:
+                self._problem(
+                    layout.path,
+                    f"the discriminator of {what} {layout.name!r} begins with that of {whole[shorter]!r}; the longer one is tried first",
+                    "warning",
                 )
             twin = names.setdefault(folded(layout.name), layout.name)
             if twin != layout.name:
@@ -875,12 +910,15 @@ class _Reader:
                 path, f"account groups are nested deeper than {ACCOUNT_GROUP_NESTING_MAX}; the rest is ignored"
             )
             return
-        for index, account in enumerate(self._list(entry, "accounts", path)):
+        entries = self._list(entry, "accounts", path)
+        names = _Names("account", map(_name, entries))
+        for index, account in enumerate(entries):
             here = f"{path}.accounts[{index}]"
             name = _name(account)
             if name is None:
                 self._problem(here, "an account needs a name")
                 account, name = {}, f"account_{index}"
+            name = self._free_name(name, names, here)
             if isinstance(account.get("accounts"), list):
                 yield from self._accounts(account, here, f"{prefix}{name}.", depth + 1)
                 continue
@@ -889,8 +927,18 @@ class _Reader:
                 writable=bool(account.get("writable", account.get("isMut", False))),
                 signer=bool(account.get("signer", account.get("isSigner", False))),
                 optional=bool(account.get("optional", account.get("isOptional", False))),
-                address=account["address"] if isinstance(account.get("address"), str) else None,
+                address=self._fixed_address(account.get("address"), f"{here}.address"),
             )
+
+    def _fixed_address(self, value: Any, path: str) -> str | None:
+        if value is None:
+            return None
+        try:
+            address_bytes(value)
+        except (ValueError, TypeError):
+            self._problem(path, f"not an address: {_shorten(value)}; ignored", "warning")
+            return None
+        return str(value)
 
     # -- references --
 

@@ -339,14 +339,57 @@ class _RpcKey(msgspec.Struct, gc=False):
     pubkey: str
 
 
+class _CompiledInstruction(msgspec.Struct, gc=False):
+    """As web3.js prints an instruction of a versioned message; its bytes are an object of numbered bytes, or `{type, data}` of a Buffer."""
+
+    programIdIndex: int
+    accountKeyIndexes: list[int] = []
+    data: list[int] | dict[str, int | str | list[int]] = []
+
+
 class _RpcMessage(msgspec.Struct):
-    accountKeys: list[str | _RpcKey]
+    accountKeys: list[str | _RpcKey] | msgspec.UnsetType = msgspec.UNSET
     instructions: list[_RpcInstruction] = []
+    staticAccountKeys: list[str] | msgspec.UnsetType = msgspec.UNSET
+    compiledInstructions: list[_CompiledInstruction] = []
 
 
 class _RpcTransactionJson(msgspec.Struct):
     message: _RpcMessage
     signatures: list[str] = []
+
+
+class _RpcBlock(msgspec.Struct):
+    transactions: list[RpcTransaction]
+    slot: int | None = None
+
+
+class _RpcBlockNews(msgspec.Struct):
+    """As blockSubscribe sends a block: it is the only one that says its slot."""
+
+    block: _RpcBlock
+    slot: int | None = None
+
+
+class _RpcNewsResult(msgspec.Struct):
+    value: _RpcBlockNews
+
+
+class _RpcNewsParams(msgspec.Struct):
+    result: _RpcNewsResult
+
+
+class _BlockDocument(msgspec.Struct):
+    """A reply to getBlock, a bare block, or a notification of blockSubscribe: whichever fields are there."""
+
+    result: _RpcBlock | None = None
+    transactions: list[RpcTransaction] | None = None
+    slot: int | None = None
+    block: _RpcBlock | None = None
+    params: _RpcNewsParams | None = None
+
+
+_decode_block = msgspec.json.Decoder(_BlockDocument).decode
 
 
 _decode_document = msgspec.json.Decoder(_Document | None).decode
@@ -383,6 +426,21 @@ def parse_rpc(source: bytes | str | Mapping[str, Any]) -> RpcTransaction:
         if result is msgspec.UNSET:
             raise TransactionError("not a getTransaction result: it has no `transaction`")
     raise TransactionError("the node does not know this transaction (result is null)")
+
+
+def block_of(source: bytes | str) -> tuple[int | None, list[RpcTransaction]] | None:
+    """The transactions of a block, in their order, and its slot when the document says it; None when it is no block with transactions."""
+    try:
+        found = _decode_block(source)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if found.params is not None:
+        news = found.params.result.value
+        return news.slot, news.block.transactions
+    block = found.result or found.block
+    if block is not None:
+        return block.slot if block.slot is not None else found.slot, block.transactions
+    return None if found.transactions is None else (found.slot, found.transactions)
 
 
 def error_text(err: Any) -> str | None:
@@ -499,6 +557,10 @@ def _json_keys(body: _RpcTransactionJson | bytes, rpc: RpcTransaction, meta: _Rp
     if not isinstance(body, _RpcTransactionJson):
         return None
     keys = body.message.accountKeys
+    if isinstance(keys, msgspec.UnsetType):
+        if isinstance(body.message.staticAccountKeys, msgspec.UnsetType):
+            raise TransactionError("the message has no account keys")
+        keys = [*body.message.staticAccountKeys]
     if keys and isinstance(keys[0], _RpcKey):
         # jsonParsed: the loaded addresses are in the list already.
         return tuple([_key(key.pubkey if isinstance(key, _RpcKey) else key) for key in keys])
@@ -506,8 +568,22 @@ def _json_keys(body: _RpcTransactionJson | bytes, rpc: RpcTransaction, meta: _Rp
 
 
 def _json_outer(body: _RpcTransactionJson, keys: tuple[bytes, ...] | None) -> tuple[OuterInstruction, ...]:
+    if body.message.compiledInstructions and not body.message.instructions:
+        return tuple([_compiled(entry) for entry in body.message.compiledInstructions])
     places = _places(keys)
     return tuple([OuterInstruction(*_resolved(entry, places)) for entry in body.message.instructions])
+
+
+def _compiled(entry: _CompiledInstruction) -> OuterInstruction:
+    if not 0 <= entry.programIdIndex <= _KEYS_LAST:
+        raise TransactionError(f"an instruction's program cannot be key number {entry.programIdIndex}")
+    data: Any = entry.data
+    if isinstance(data, dict):
+        data = data["data"] if "data" in data else [data.get(str(place)) for place in range(len(data))]
+    try:
+        return OuterInstruction(entry.programIdIndex, bytes(entry.accountKeyIndexes), bytes(data))
+    except (TypeError, ValueError) as error:
+        raise TransactionError(f"an instruction is malformed: {error}") from None
 
 
 def _inner(meta: _RpcMeta, keys: tuple[bytes, ...] | None) -> tuple[InnerInstruction, ...] | None:

@@ -7,20 +7,25 @@ mirror by a lookup of the row that carries the wish.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
+from programs.codec.layout import Enum, FixedBytes, Named, Node, Option, Record, Scalar, Sized
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import ProgramSpec
 from projections.model import PROVENANCE, Projection, Redaction
 from projections.store import query, quoted
 from schema import roles
 
-_INTEGERS = frozenset({"u8", "u16", "u32", "i8", "i16", "i32", "i64"})
-_WIDE = frozenset({"u64", "u128", "u256", "i128", "i256"})
+# Floats stay JSON: "NaN" is a text there, and they keep one form everywhere.
+_SCALARS = {
+    **dict.fromkeys(("u8", "u16", "u32", "i8", "i16", "i32", "i64"), "bigint"),
+    **dict.fromkeys(("u64", "u128", "u256", "i128", "i256"), "numeric"),
+    "pubkey": "text",
+    "bool": "boolean",
+}
 
 
 def installed_name(spec: ProgramSpec, projection: Projection) -> str:
@@ -54,10 +59,9 @@ def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[
     )
     hidden = frozenset(field for redaction, _ in redactions for field in redaction.fields)
     for spec in specs:
-        for layout in spec.idl.events:
-            key = (f"{spec.name}_events", layout.name)
-            if key not in found:
-                found[key] = _typed(spec, layout, masked, rows, hidden)
+        taken: set[str] = set()
+        for event in dict.fromkeys(layout.name for layout in spec.idl.events):
+            found[f"{spec.name}_events", free_name(event, taken)] = _typed(spec, event, masked, rows, hidden)
     return found
 
 
@@ -93,17 +97,20 @@ def _key(redaction: Redaction) -> str:
     return quoted(redaction.event_field)
 
 
-def _typed(spec: ProgramSpec, layout: object, masked: str, rows: str, hidden: frozenset[str]) -> str:
-    """One column a field. Types that SQL has become that type; the rest stay JSON.
+def _typed(spec: ProgramSpec, name: str, masked: str, rows: str, hidden: frozenset[str]) -> str:
+    """One column a field, or `data` when there are no named fields, or too many. Types that SQL has become that type; the rest stay JSON.
 
     A field that nobody's wish can hide is read from the data itself: an index on it then serves the view.
     """
-    name = layout.name  # type: ignore[attr-defined]
     columns = ["e.position", "e.slot", "e.transaction_index", "e.event_index", "e.signature", "e.block_time"]
     taken = {c.removeprefix("e.") for c in columns} | set(PROVENANCE)
-    for field, kind in fields_of(layout):
-        literal = "'" + field.replace("'", "''") + "'"
-        column = column_name(field, taken)
+    fields = fields_of(spec.codec.layout("event", name))
+    if fields is None or len(fields) > _FIELDS_MAX:
+        fields = None
+        columns.append(f"{masked} AS data")
+    for field, kind in fields or ():
+        literal = _literal(field)
+        column = free_name(field, taken)
         source = f"({masked})" if field in hidden else "e.data"
         value = {
             "text": f"{source} ->> {literal}",
@@ -112,41 +119,65 @@ def _typed(spec: ProgramSpec, layout: object, masked: str, rows: str, hidden: fr
             "boolean": f"({source} ->> {literal})::boolean",
         }.get(kind, f"{source} -> {literal}")
         columns.append(f"{value} AS {quoted(column)}")
-    address, event = "'" + spec.address + "'", "'" + name.replace("'", "''") + "'"
+    address, event = _literal(spec.address), _literal(name)
     return (
         f"SELECT {', '.join(columns)}, e.slot AS created_slot, e.signature AS created_signature, e.slot AS updated_slot,"
         f" e.signature AS updated_signature {rows} AND e.program = {address} AND e.name = {event}"
     )
 
 
-def fields_of(layout: object) -> list[tuple[str, str]]:
-    """An event's fields and the SQL type of each: text, bigint, numeric, boolean, or jsonb for what has no plain one."""
-    kinds = []
-    for field in getattr(getattr(layout.type, "body", layout.type), "fields", ()) or ():  # type: ignore[attr-defined]
-        name, kind = getattr(field, "name", None), getattr(field, "type", None)
-        if isinstance(name, str):
-            plain = str(getattr(kind, "name", kind))
-            sql_type = "jsonb"
-            if plain in _INTEGERS:
-                sql_type = "bigint"
-            elif plain in _WIDE:
-                sql_type = "numeric"
-            elif plain in {"string", "pubkey", "publicKey", "bytes"}:
-                sql_type = "text"
-            elif plain == "bool":
-                sql_type = "boolean"
-            kinds.append((name, sql_type))
-    return kinds
+def _literal(text: str) -> str:
+    """As SQL writes it. U+0000 is U+FFFD in all that is stored."""
+    return "'" + text.replace("\x00", "\ufffd").replace("'", "''") + "'"
 
 
-def column_name(field: str, taken: set[str]) -> str:
-    """A column's name, unlike all that are taken and within PostgreSQL's 63 bytes."""
-    base = re.sub(r"\x00", "", field).encode()[:56].decode(errors="ignore") or "field"
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
+def fields_of(layout: Node | None) -> list[tuple[str, str]] | None:
+    """An event's fields and the SQL type of each: text, bigint, numeric, boolean, or jsonb for what has no plain one. None when it has no
+    named fields: an enum, or a struct of unnamed ones.
+    """
+    body = _body(layout)
+    if not isinstance(body, Record) or body.shape == "tuple":
+        return None
+    return [(str(member.name), _sql_type(member.node)) for member in body.values]
+
+
+def _body(node: Node | None) -> Node | None:
+    while isinstance(node, Named):
+        node = node.body
+    return node
+
+
+def _sql_type(node: Node) -> str:
+    """The type of a field whose value, in its JSON form, is one text, one number or one boolean, or none."""
+    body = _body(node)
+    if isinstance(body, Option):
+        body = _body(body.inner)
+    if isinstance(body, Scalar):
+        return _SCALARS.get(body.kind, "jsonb")
+    if isinstance(body, Sized | FixedBytes) or (isinstance(body, Enum) and body.plain):
+        return "text"
+    return "jsonb"
+
+
+# A view has at most 1,664 columns; an event of more fields is given as one.
+_FIELDS_MAX = 1600
+# What PostgreSQL keeps of a name; the rest it would cut off silently.
+_NAME_BYTES_MAX = 63
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """A column's or a view's name, unlike all that are taken and within PostgreSQL's bounds. It is taken then."""
+    whole = name.replace("\x00", "") or "field"
+    free, number = _cut(whole, ""), 1
+    while free in taken:
+        number += 1
+        free = _cut(whole, f"_{number}")
+    taken.add(free)
+    return free
+
+
+def _cut(name: str, ending: str) -> str:
+    return name.encode()[: _NAME_BYTES_MAX - len(ending)].decode(errors="ignore") + ending
 
 
 def replace_views(conn: Conn, specs: Sequence[ProgramSpec], states: dict[str, State]) -> None:

@@ -50,7 +50,9 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--raw", choices=("event", "account", "instruction"), help="each line is hex, discriminator first"
     )
     parser.add_argument("--json", action="store_true", help="the output is JSON lines in any case")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="getTransaction results (default: lines of stdin)")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="getTransaction results or blocks (default: lines of stdin)"
+    )
     parser.set_defaults(func=run)
 
 
@@ -87,14 +89,15 @@ def run(args: argparse.Namespace) -> int:
 
 def read_idl(name: str, field: str = "--idl") -> Idl:
     """An IDL from a file. UserError, naming the field, when it cannot be read or nothing of it can be served."""
+    from programs.chain_idl import ChainIdlError, document
     from programs.idl import IdlError, load_idl
 
     try:
         with open(_builtin(name, field) if name.startswith("builtin:") else name, "rb") as file:
-            return load_idl(file.read())
+            return load_idl(document(file.read()))
     except OSError as error:
         raise UserError(f"{field} {name}: {error.strerror or error}; give the path of an IDL in JSON") from None
-    except IdlError as error:
+    except (IdlError, ChainIdlError) as error:
         raise UserError(f"{field} {name}: {error}; give an Anchor IDL in JSON") from None
 
 
@@ -284,7 +287,7 @@ def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool
     import msgspec
 
     from programs.events import Extractor, LogSource
-    from programs.transaction import TransactionError, parse_rpc, signature_of
+    from programs.transaction import TransactionError, block_of, parse_rpc, signature_of
 
     extractor = Extractor({program: codec})
     encode = msgspec.json.Encoder().encode
@@ -295,9 +298,21 @@ def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool
     def handle(line: bytes, answers: list[bytes]) -> bool:
         try:
             rpc = parse_rpc(line)
-            wrong = False
+        except TransactionError as error:
+            block = block_of(line)
+            if block is None:
+                answers.append(encode({"error": str(error)}) + b"\n")
+                return True
+            slot, transactions = block
+            # Every one is answered, whatever became of those before it.
+            return sum(answer(rpc, slot, answers) for rpc in transactions) > 0
+        return answer(rpc, rpc.slot, answers)
+
+    def answer(rpc: RpcTransaction, slot: int | None, answers: list[bytes]) -> bool:
+        wrong = False
+        try:
             if instructions:
-                wrong = _instructions(rpc, codec, program, answers, encode)
+                wrong = _instructions(rpc, slot, codec, program, answers, encode)
             extraction = extractor.extract_rpc(rpc)
             if not extraction.events and extraction.incomplete is None:
                 return wrong
@@ -306,22 +321,22 @@ def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool
             answers.append(encode({"error": str(error)}) + b"\n")
             return True
         for event in extraction.events:
-            answer: dict[str, Any] = {
+            said: dict[str, Any] = {
                 "signature": signature,
-                "slot": rpc.slot,
+                "slot": slot,
                 "program": event.program,
                 "event": event.name,
             }
             if event.error is None:
-                answer["data"] = event.data
+                said["data"] = event.data
             else:
-                answer["error"] = event.error
+                said["error"] = event.error
                 wrong = True
-            answer["source"] = place(event.source)
-            answer["trailing"] = event.trailing
+            said["source"] = place(event.source)
+            said["trailing"] = event.trailing
             if event.twin is not None:
-                answer["twin"] = place(event.twin)
-            answers.append(encode(answer) + b"\n")
+                said["twin"] = place(event.twin)
+            answers.append(encode(said) + b"\n")
         if extraction.incomplete is not None:
             answers.append(encode({"signature": signature, "incomplete": extraction.incomplete}) + b"\n")
         return wrong
@@ -330,7 +345,12 @@ def _transaction_handler(codec: ProgramCodec, program: bytes, instructions: bool
 
 
 def _instructions(
-    rpc: RpcTransaction, codec: ProgramCodec, program: bytes, answers: list[bytes], encode: Callable[[Any], bytes]
+    rpc: RpcTransaction,
+    slot: int | None,
+    codec: ProgramCodec,
+    program: bytes,
+    answers: list[bytes],
+    encode: Callable[[Any], bytes],
 ) -> bool:
     """Print the program's instructions in execution order, inner ones too; those of a failed transaction as well:
     they were tried.
@@ -344,7 +364,7 @@ def _instructions(
     for call in called_instructions(seen, program, codec):
         answer: dict[str, Any] = {
             "signature": seen.signature,
-            "slot": seen.slot,
+            "slot": slot,
             "program": address_text(program),
             "instruction": call.name,
         }

@@ -248,6 +248,11 @@ class ProgramCodec:
         entry = self._events.find(data)
         return None if entry is None else entry.name
 
+    def instruction(self, data: bytes) -> Instruction | None:
+        """Which instruction these bytes begin as, whether or not the rest fits."""
+        entry = self._instructions.find(data)
+        return None if entry is None else self.idl.instructions[int(entry.key.removeprefix("instruction"))]
+
     def layout(self, kind: Kind, name: str) -> Named | None:
         """The closed layout of an event, account or instruction, for whoever makes columns of it."""
         entry = {"event": self._events, "account": self._accounts, "instruction": self._instructions}[kind].by_name.get(

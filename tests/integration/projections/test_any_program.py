@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 from solders.pubkey import Pubkey
 
 from indexer.app import Daemon, RunOptions
@@ -28,12 +29,14 @@ from programs.errors import UserError
 from programs.idl import load_idl
 from programs.registry import IdlVersion, ProgramRegistry, merged
 from programs.transaction import from_rpc
-from projections import bootstrap
+from projections import bootstrap, catalogue
 from projections.worker import Worker
 from schema import db as database
 from schema import lease, ledger
 from schema.rows import prepare_row
 from tests.golden import five
+
+SOME = "3Bxs4PckVVt51W8w4kP8yHWjrZpWqTBgDsGBvU2RXzXA"
 
 
 def write(dsn: str, work: Callable[[Any, Any], Awaitable[None]]) -> None:
@@ -160,6 +163,81 @@ def test_five_programs_at_once_keep_apart(db: str) -> None:
             a for one in five.history(name) for a in one.answers() if "data" in a and "event" in a and "twin" not in a
         ]
         assert dict(counted)[five.program(name)] == len(answers)
+
+
+LONG = "E" * 70
+FIELD = "f" * 70
+
+
+def forms() -> dict[str, Any]:
+    """Events of every form, and names that PostgreSQL would cut to one."""
+    named = {"kind": "struct", "fields": [{"name": FIELD, "type": "u8"}, {"name": FIELD + "g", "type": "u8"}]}
+    fields = [
+        {"name": "slot", "type": "u64"},
+        {"name": "owner", "type": {"option": "pubkey"}},
+        {"name": "price", "type": {"option": {"defined": {"name": "Price"}}}},
+        {"name": "side", "type": {"defined": {"name": "Side"}}},
+        {"name": "hash", "type": {"array": ["u8", 2]}},
+        {"name": "more", "type": {"vec": "u8"}},
+        {"name": "ratio", "type": "f64"},
+    ]
+    types = {
+        LONG + "a": named,
+        LONG + "b": named,
+        "Aliased": {"kind": "type", "alias": {"defined": {"name": "Plain"}}},
+        "Plain": {"kind": "struct", "fields": fields},
+        "Pair": {"kind": "struct", "fields": ["u8", "bool"]},
+        "Choice": {"kind": "enum", "variants": [{"name": "A"}, {"name": "B", "fields": ["u8"]}]},
+        "N\0l": {"kind": "struct", "fields": [{"name": "a\0'b", "type": "u8"}]},
+        "Wide": {"kind": "struct", "fields": [{"name": f"f{n}", "type": "u8"} for n in range(1700)]},
+        "Price": {"kind": "type", "alias": "u128"},
+        "Side": {"kind": "enum", "variants": [{"name": "Buy"}, {"name": "Sell"}]},
+    }
+    return {
+        "address": "5zWF1MxmFNPhWMh1h8F5xHnRb6rrcwuQWMLKT1DyzWvT",
+        "metadata": {"name": "forms", "version": "0.1.0", "spec": "0.1.0"},
+        "instructions": [],
+        "events": [{"name": n, "discriminator": [i]} for i, n in enumerate(types) if n not in ("Price", "Side")],
+        "types": [{"name": name, "type": kind} for name, kind in types.items()],
+    }
+
+
+def test_a_typed_view_of_every_form_of_event(db: str) -> None:
+    idl = load_idl(forms())
+    spec = bootstrap.spec("forms", forms()["address"], 1, idl, ())
+    bootstrap.ensure(db, (spec,))
+    plain = {"slot": 9, "owner": SOME, "price": 7, "side": "Sell", "hash": "0aff", "more": [1], "ratio": "NaN"}
+    absent = {**plain, "owner": None, "price": None}
+    held = [
+        ("Aliased", plain),
+        ("Plain", absent),
+        ("Pair", [5, True]),
+        ("Choice", {"B": [3]}),
+        ("Choice", "A"),
+        ("Wide", {"f0": 1}),
+        ("N\ufffdl", {"a\ufffd'b": 8}),
+    ]
+    held += [(LONG + "a", {FIELD: 1, FIELD + "g": 2}), (LONG + "b", {FIELD: 3, FIELD + "g": 4})]
+    with database.connect(db) as conn:
+        (generation,) = [s.schema for s in catalogue.states(conn).values()]
+        for number, (name, data) in enumerate(held):
+            conn.execute(
+                f"INSERT INTO {generation}.decoded (position, slot, transaction_index, event_index, signature, program, name, data)"  # type: ignore[arg-type]
+                " VALUES (%s, 1, 0, %s, 's', %s, %s, %s)",
+                (number, number, spec.address, name, Jsonb(data)),
+            )
+    typed = 'SELECT slot_2, owner, price, side, hash, more, ratio FROM forms_events."{}"'
+    for name, data in held[:2]:
+        assert rows(db, typed.format(name)) == [tuple(data.values())]
+    assert rows(
+        db, "SELECT count(*) FROM forms_events.\"Aliased\" WHERE owner = %s AND side = 'Sell' AND price > 6", SOME
+    ) == [(1,)]
+    assert rows(db, 'SELECT data FROM forms_events."Pair"') == [([5, True],)]
+    assert rows(db, 'SELECT data FROM forms_events."Choice" ORDER BY position') == [({"B": [3]},), ("A",)]
+    assert rows(db, 'SELECT data FROM forms_events."Wide"') == [({"f0": 1},)]
+    assert rows(db, """SELECT "a'b" FROM forms_events."N\ufffdl\"""") == [(8,)]
+    for view, first, second in ((LONG[:63], 1, 2), (LONG[:61] + "_2", 3, 4)):
+        assert rows(db, f'SELECT "{FIELD[:63]}", "{FIELD[:61]}_2" FROM forms_events."{view}"') == [(first, second)]
 
 
 def longer(name: str) -> bytes:

@@ -246,3 +246,21 @@ def test_a_file_that_is_no_document_is_not_held_whole(tmp_path: Path, monkeypatc
         assert not decode._answer(file.fileno(), lambda line, answers: bool(answered.append(line)), True, "in")
     assert answered == [b"{cut", *[b"x"] * 5000]
     assert len(written) > 10
+
+
+def test_a_block_is_answered_as_its_transactions_are(idl: str) -> None:
+    logs = frame(P, 1, data_line(1))
+    one, two = result("json", logs, []), result("base64", logs, [self_cpi(0, 0, 2)])
+    bad = {**result("json", logs, []), "transaction": ["!", "base64"]}
+    given = json.dumps({"jsonrpc": "2.0", "result": {"parentSlot": 76, "transactions": [one, bad, two]}}).encode()
+    code, lines, _ = run("decode", "--idl", idl, "--instructions", given=given)
+    # The reply to getBlock does not say which slot it is of.
+    assert [(line.get("event"), line.get("instruction"), line.get("slot", "-")) for line in lines] == [
+        (None, "put", None),
+        ("Put", None, None),
+        (None, None, "-"),
+        (None, "put", None),
+        ("Put", None, None),
+        ("Put", None, None),
+    ]
+    assert (code, list(lines[2])) == (1, ["error"])

@@ -552,11 +552,6 @@ def test_an_idl_inside_another_object_is_found() -> None:
         assert compile_idl(idl).decode_event(b"\1\5").data == {"x": 5}
 
 
-def test_a_codama_document_is_told_from_an_idl() -> None:
-    with pytest.raises(IdlError, match="this is a Codama document"):
-        load_idl({"kind": "rootNode", "standard": "codama", "program": {"kind": "programNode", "instructions": []}})
-
-
 def test_what_an_instruction_returns_is_looked_at_too() -> None:
     call = {"name": "get", "discriminator": [1], "accounts": [], "args": [], "returns": {"defined": {"name": "Gone"}}}
     assert said(load_idl(new([], instructions=[call]))) == [("$.instructions[0].returns.defined", "error")]
@@ -575,3 +570,53 @@ def test_programs_described_by_shank_have_no_anchor_discriminators() -> None:
     )
     assert said(idl) == [("$.accounts[0]", "warning")]
     assert idl.instructions[0].discriminator == b"\3"
+
+
+def test_two_accounts_of_one_name_hide_nothing() -> None:
+    twice = [{"name": "authority"}, {"name": "authority", "writable": True}]
+    call = {"name": "do", "discriminator": [1], "args": [], "accounts": [*twice, {"name": "group", "accounts": twice}]}
+    idl = load_idl(new([], instructions=[call]))
+    assert [a.name for a in idl.instructions[0].accounts] == [
+        "authority",
+        "authority_2",
+        "group.authority",
+        "group.authority_2",
+    ]
+    assert said(idl) == [
+        ("$.instructions[0].accounts[1]", "warning"),
+        ("$.instructions[0].accounts[2].accounts[1]", "warning"),
+    ]
+
+
+def test_discriminators_that_begin_alike_and_addresses_that_are_none_are_said() -> None:
+    types = [{"name": n, "type": {"kind": "struct"}} for n in "AB"]
+    accounts = [{"name": "a", "address": "nowhere"}, {"name": "b", "address": "11111111111111111111111111111111"}]
+    idl = load_idl(
+        new(
+            types,
+            events=[{"name": "A", "discriminator": [1, 2]}, {"name": "B", "discriminator": [1]}],
+            instructions=[{"name": "do", "discriminator": [9], "args": [], "accounts": accounts}],
+        )
+    )
+    assert said(idl) == [("$.events[0]", "warning"), ("$.instructions[0].accounts[0].address", "warning")]
+    assert [a.address for a in idl.instructions[0].accounts] == [None, "11111111111111111111111111111111"]
+
+
+def test_a_name_that_no_database_holds_is_served_under_another() -> None:
+    types = [{"name": "A\0", "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}}]
+    idl = load_idl(new(types, events=[{"name": "A\0", "discriminator": [1]}]))
+    assert said(idl) == [("$.events[0].name", "warning")]
+    decoded = compile_idl(idl).decode_event(b"\1\5")
+    assert (decoded.name, decoded.data) == ("A\ufffd", {"x": 5})
+
+
+def test_comments_and_last_commas_are_passed_over_and_said() -> None:
+    text = """// made by hand
+    {"metadata": {"name": "n // no comment", "spec": "0.1.0", /* a
+    comment, */ "version": "0,]"}, "events": [{"name": "E", "discriminator": [1, 2, /* , */ ], }, // ,
+    ], "types": [{"name": "E", "type": {"kind": "struct", "fields": ["u8",]}}]}"""
+    idl = load_idl(text)
+    assert (idl.name, idl.version, said(idl)) == ("n // no comment", "0,]", [("$", "warning")])
+    assert compile_idl(idl).decode_event(b"\1\2\5").data == [5]
+    with pytest.raises(IdlError, match="malformed"):
+        load_idl(text + "x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import Transaction, VersionedTransaction
 
+from programs.codec import compile_idl
 from programs.events import called_instructions, extract
+from programs.idl import load_idl
 from programs.transaction import (
     TransactionError,
     account_keys,
+    block_of,
     from_rpc,
     parse_rpc,
     parse_wire,
@@ -30,7 +34,19 @@ from programs.transaction import (
     view,
     view_from_rpc,
 )
-from tests.unit.decoding.chain import CODEC, CODECS, KEYS, PROGRAM, P, data_line, frame, result, self_cpi, wire
+from tests.unit.decoding.chain import (
+    CODEC,
+    CODECS,
+    DOCUMENT,
+    KEYS,
+    PROGRAM,
+    P,
+    data_line,
+    frame,
+    result,
+    self_cpi,
+    wire,
+)
 
 
 @settings(max_examples=40)
@@ -202,3 +218,68 @@ def test_a_key_or_instruction_of_an_impossible_number_is_refused(number: int) ->
 def test_what_is_no_transaction_is_named(text: str, words: str) -> None:
     with pytest.raises(TransactionError, match=words):
         view_from_rpc(text)
+
+
+@pytest.mark.parametrize("data", [[7, 42], {"0": 7, "1": 42}, {"type": "Buffer", "data": [7, 42]}])
+def test_a_versioned_transaction_as_web3js_prints_it(data: Any) -> None:
+    document = result("json", frame(P, 1, data_line(1)), [self_cpi(0, 0, 2)], loaded=True)
+    plain = view_from_rpc(document)
+    message = document["transaction"]["message"]
+    call = {"programIdIndex": 1, "accountKeyIndexes": [0, 2, 1, 1], "data": data}
+    document["transaction"]["message"] = {
+        "header": {},
+        "staticAccountKeys": message["accountKeys"],
+        "compiledInstructions": [call],
+        "addressTableLookups": [],
+    }
+    assert view_from_rpc(document) == plain
+    for wrong in (None, ["x"], {"1": 7}, {"0": 256}):
+        call["data"] = wrong
+        with pytest.raises(TransactionError):
+            view_from_rpc(document)
+
+
+def test_a_block_is_its_transactions() -> None:
+    one = {
+        k: v
+        for k, v in result("json", frame(P, 1, data_line(1)), []).items()
+        if k in ("transaction", "meta", "version")
+    }
+    block = {"blockhash": P, "parentSlot": 76, "blockTime": 5, "transactions": [one, one]}
+    for document, slot in (
+        (block, None),
+        ({"jsonrpc": "2.0", "id": 1, "result": block}, None),
+        ({"slot": 77, "block": block}, 77),
+        ({**block, "slot": 77}, 77),
+        ({"method": "blockNotification", "params": {"result": {"value": {"slot": 77, "block": block}}}}, 77),
+    ):
+        found = block_of(json.dumps(document))
+        assert found is not None
+        assert found[0] == slot
+        assert [view_from_rpc(rpc).logs for rpc in found[1]] == [tuple(one["meta"]["logMessages"])] * 2
+    for none in ({"result": None}, {"result": {"signatures": []}}, {}, one, []):
+        assert block_of(json.dumps(none)) is None
+
+
+def test_an_instruction_whose_bytes_do_not_fit_is_named_all_the_same() -> None:
+    whole = view_from_rpc(result("json", frame(P, 1), []))
+    (good,) = called_instructions(whole, PROGRAM, CODEC)
+    for data, name, words in ((b"\7", "put", "put.x: cut short"), (b"\x09\1", None, "no instruction of the IDL")):
+        (outer,) = whole.outer or ()
+        given = replace(whole, outer=(replace(outer, data=data),))
+        (call,) = called_instructions(given, PROGRAM, CODEC)
+        assert (call.name, call.data, call.accounts) == (name, None, good.accounts if name else {})
+        assert str(call.error).startswith(words)
+
+
+def test_two_instructions_of_one_name_have_accounts_of_their_own() -> None:
+    calls = [
+        {"name": "put", "discriminator": [number], "args": [], "accounts": [{"name": f"a{number}"}]}
+        for number in (7, 8)
+    ]
+    codec = compile_idl(load_idl({**DOCUMENT, "instructions": calls}))
+    whole = view_from_rpc(result("json", frame(P, 1), []))
+    (outer,) = whole.outer or ()
+    for number in (7, 8):
+        (call,) = called_instructions(replace(whole, outer=(replace(outer, data=bytes([number])),)), PROGRAM, codec)
+        assert list(call.accounts) == [f"a{number}"]
