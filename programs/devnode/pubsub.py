@@ -19,9 +19,10 @@ from solders.signature import Signature
 from programs.devnode import jsonrpc
 from programs.devnode import params as take
 from programs.devnode.account_views import account_filters, account_object
-from programs.devnode.chain import Chain, Commitment, ForkDied, Happening, Moved, SlotStarted
+from programs.devnode.chain import Chain
 from programs.devnode.errors import RpcError, invalid_params, method_not_found
 from programs.devnode.faults import FaultEngine
+from programs.devnode.happenings import Commitment, ForkDied, Happening, Moved, SlotStarted
 from programs.devnode.ledger import Bank, LogEntry
 from programs.devnode.method import commitment_of
 from programs.devnode.params import ACCOUNT_INFO, Parameters, Struct, optional, text, texts, unsigned, wrong_type

@@ -12,7 +12,7 @@ from solders.signature import Signature
 
 from programs.devnode import ledger
 from programs.devnode import params as take
-from programs.devnode.chain import Chain, Commitment
+from programs.devnode.chain import Chain
 from programs.devnode.errors import (
     block_cleaned_up,
     block_not_available,
@@ -22,6 +22,7 @@ from programs.devnode.errors import (
     transaction_not_found,
     unsupported_version,
 )
+from programs.devnode.happenings import Commitment
 from programs.devnode.ledger import LEGACY, Bank, StoredTransaction
 from programs.devnode.method import Context, Options, address_of, commitment_of, method, signature_of
 from programs.devnode.params import CONTEXT, base58_bytes, text, texts, unsigned, usize
