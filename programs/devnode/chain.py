@@ -23,7 +23,7 @@ from solders.transaction import VersionedTransaction
 from programs.devnode.accounts import Accounts
 from programs.devnode.blockhashes import Blockhashes
 from programs.devnode.config import BLOCKHASH_AGE_MAX, SLOTS_PER_EPOCH, DevNodeConfig
-from programs.devnode.execution import Execution
+from programs.devnode.execution import Execution, Listens
 from programs.devnode.happenings import Commitment, ForkDied, Happening, Moved, SlotStarted
 from programs.devnode.history import History
 from programs.devnode.ledger import Bank, StoredTransaction
@@ -70,7 +70,9 @@ class Chain:
         self.faucet = Keypair.from_seed(hashlib.sha256(b"faucet" + self._seed).digest())
         self.history = History()
         self._accounts = Accounts(self.machine)
-        self._execution = Execution(self.machine, self._accounts)
+        self._execution = Execution(self.machine, self._accounts, lambda keys: self.listens(keys))
+        # Set by who serves subscriptions: lines of runs that nobody listens for are not kept.
+        self.listens: Listens = lambda keys: False
         self._blockhashes = Blockhashes()
         self._confirmed_slot = 0
         # What subscribers were told to be confirmed, and finalized.

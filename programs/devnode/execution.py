@@ -6,7 +6,7 @@ The machine knows neither rent nor forks nor fees of priority; that is done here
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,8 @@ _LOOKUP_TABLE_BYTES = 8_248
 # Bytes of a program account: a tag, and the address of the program's data.
 _PROGRAM_BYTES = 36
 Existing = Mapping[Pubkey, Account | None]
+# Whether somebody listens for the logs of a run that has these keys.
+Listens = Callable[[Iterable[Pubkey]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ class Loaded:
 class Execution:
     """Runs transactions on the newest bank, and simulates them on any."""
 
-    def __init__(self, machine: Machine, accounts: Accounts) -> None:
+    def __init__(self, machine: Machine, accounts: Accounts, listens: Listens) -> None:
         self._machine = machine
         self._accounts = accounts
+        self._listens = listens
         self._rent_minima: dict[int, int] = {}
         self._program_sizes: dict[Pubkey, int] = {}
 
@@ -88,25 +91,33 @@ class Execution:
             if err not in FEES_ONLY_ERRORS or not self._charge(keys[0], fee):
                 return err
             outcome = Outcome(err, [], [], 0, None, ran=True)
-        written = {key: account(key) for key in writable}
+        # The payer is charged even where it is named as a program, too, which nothing else may write.
+        written = {key: account(key) for key in (keys[0], *writable)}
         if outcome.err is None and (fault := self._rent_fault(keys, before, written)) is not None:
             # The machine does not look at rent: undo what it took for good, but for the fee.
             outcome = replace(outcome, err=fault)
             for key in writable:
                 self._machine.set_account(key, before[key])
             self._charge(keys[0], fee)
-            written = {key: account(key) for key in writable}
+            written = {key: account(key) for key in (keys[0], *writable)}
         extra = priority_fee(message)
         if extra and self._charge(keys[0], extra):
             fee += extra
             written[keys[0]] = account(keys[0])
-        self._journal(bank, before, written)
+        # Of a run that failed nothing is written but what the payer paid; who listens for the others hears nothing.
+        self._journal(bank, before, written if outcome.err is None else {keys[0]: written[keys[0]]})
         stored = self._stored(loaded, wire, outcome, fee, before, {**before, **written})
         stored.slot, stored.index = bank.slot, len(bank.transactions)
         bank.transactions.append(stored)
         bank.fees += fee
-        bank.collector.append(LogEntry(stored.signature, stored.err, tuple(stored.logs), frozenset(keys)))
+        self._collect(bank, loaded, outcome)
         return stored
+
+    def _collect(self, bank: Bank, loaded: Loaded, outcome: Outcome) -> None:
+        # As on the real node: lines that nobody listens for when they are written are told to nobody who comes later.
+        if self._listens(loaded.keys):
+            signature = str(loaded.transaction.signatures[0])
+            bank.collector.append(LogEntry(signature, outcome.err, tuple(outcome.logs), frozenset(loaded.keys)))
 
     def _journal(self, bank: Bank, before: Existing, written: Existing) -> None:
         for key, account in written.items():
@@ -138,8 +149,7 @@ class Execution:
             after = self.after(loaded.message, outcome, before)
             fault = self._rent_fault(loaded.keys, before, {key: after[key] for key in loaded.writable})
             outcome = outcome if fault is None else replace(outcome, err=fault, post_accounts=None)
-        signature = str(loaded.transaction.signatures[0])
-        bank.collector.append(LogEntry(signature, outcome.err, tuple(outcome.logs), frozenset(loaded.keys)))
+        self._collect(bank, loaded, outcome)
         return outcome
 
     def _rewind(self, wanted: Existing) -> dict[Pubkey, Account | None]:

@@ -13,6 +13,7 @@ from solders.signature import Signature
 from programs.devnode import ledger
 from programs.devnode import params as take
 from programs.devnode.chain import Chain
+from programs.devnode.encoded import base58_bytes
 from programs.devnode.errors import (
     block_cleaned_up,
     block_not_available,
@@ -25,7 +26,7 @@ from programs.devnode.errors import (
 from programs.devnode.happenings import Commitment
 from programs.devnode.ledger import LEGACY, Bank, StoredTransaction
 from programs.devnode.method import Context, Options, address_of, commitment_of, method, signature_of
-from programs.devnode.params import CONTEXT, base58_bytes, text, texts, unsigned, usize
+from programs.devnode.params import CONTEXT, text, texts, unsigned, usize
 from programs.devnode.parsed import parsed_instruction
 
 _to_json = msgspec.json.encode

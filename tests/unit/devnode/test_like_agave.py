@@ -97,6 +97,33 @@ def test_a_signature_that_is_forgotten_is_not_notified() -> None:
     assert pubsub.answer(2, request)[1] == []
 
 
+@pytest.mark.parametrize("heard_by", ["nobody", "all", "the payer's friends", "others"])
+def test_logs_are_kept_for_those_who_listen_when_a_transaction_runs(heard_by: str) -> None:
+    """No catch-up: who comes later hears of a block that is not final yet only what somebody wanted to hear when it ran."""
+    node = Node()
+    pubsub = PubSub(node.chain, node.rpc, FaultEngine(0))
+    mentions = {"the payer's friends": node.payer.pubkey(), "others": Keypair().pubkey()}
+
+    def subscribe(connection: int, what: Any, commitment: str) -> None:
+        params = [what, {"commitment": commitment}]
+        pubsub.answer(connection, json.dumps({"jsonrpc": "2.0", "id": 1, "method": "logsSubscribe", "params": params}))
+
+    # Somebody who has left by then does not count.
+    subscribe(7, "all", "processed")
+    pubsub.forget(7)
+    if heard_by != "nobody":
+        subscribe(1, {"mentions": [str(mentions[heard_by])]} if heard_by in mentions else "all", "processed")
+    signature = node.land(node.signed(memo("quiet")))
+    pubsub.deliveries(list(node.chain.happenings))
+    node.chain.happenings.clear()
+    subscribe(2, {"mentions": [str(node.payer.pubkey())]}, "finalized")
+    node.advance(40)
+    late = [d for d in pubsub.deliveries(list(node.chain.happenings)) if 2 in d.connections]
+    assert [signature.encode() in delivery.payload for delivery in late] == (
+        [True] if heard_by in ("all", "the payer's friends") else []
+    )
+
+
 def test_an_account_may_not_be_left_below_its_rent() -> None:
     node = Node()
     poor = Keypair().pubkey()
