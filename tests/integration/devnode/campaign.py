@@ -85,6 +85,7 @@ ALONE: dict[str, str] = {
     "clock-skew": "3",
     "skipped-slots": "0.3,slots=2",
     "forks": "0.15,depth=3",
+    "refusals": "0.2",
     "pruned-history": "0.3,slots=1200",
 }
 assert set(ALONE) == set(KINDS), set(KINDS) ^ set(ALONE)
@@ -115,10 +116,14 @@ class Phase:
 
 
 class Stage:
-    """One seed: node, daemon and story, in one process. `run` plays the phases and returns what each found."""
+    """One seed: node, daemon and story, in one process. `run` plays the phases and returns what each found.
 
-    def __init__(self, dsn: str, seed: int) -> None:
+    `has_witness` False takes the witness away from the phase that has one; `settings` are the daemon's, beside its own.
+    """
+
+    def __init__(self, dsn: str, seed: int, *, has_witness: bool = True, **settings: Any) -> None:
         self.dsn, self.seed = dsn, seed
+        self.has_witness, self.more = has_witness, settings
         self.story = Story(seed)
         self.node = DevNode(
             DevNodeConfig(
@@ -148,7 +153,7 @@ class Stage:
                 for has_witness in (False, True):
                     chosen = {name: faults for name, faults in phases.items() if (name == WITNESSED) is has_witness}
                     if chosen:
-                        async with self._daemon(has_witness) as daemon:
+                        async with self._daemon(has_witness and self.has_witness) as daemon:
                             found += [
                                 await self._phase(name, faults, daemon, client) for name, faults in chosen.items()
                             ]
@@ -187,9 +192,9 @@ class Stage:
             metrics_port=0,
             idle_poll_s=0.25,
             finality_poll_s=0.25,
-            accounts_poll_s=1.0,
             rpc_timeout_s=2.0,
             log_level="error",
+            **{"accounts_poll_s": 1.0, **self.more},
             programs=(ProgramSetting(name="voting", idl=BUILTIN_IDL, projections=("voting",)),),
         )
 

@@ -241,7 +241,9 @@ def test_memory_is_bounded_by_the_two_limits_whatever_lands() -> None:
     kept = sum(len(bank.transactions) for bank in chain.history)
     assert kept <= 312, "the limit, and the blocks without which nothing runs"
     assert len(chain.history._statuses) == kept
-    assert {id(row) for rows in chain.history._by_address.values() for row in rows} == set(map(id, chain.history._statuses.values()))
+    assert {id(row) for rows in chain.history._by_address.values() for row in rows} == set(
+        map(id, chain.history._statuses.values())
+    )
     assert len(chain._blockhashes) <= 300
 
 
