@@ -98,6 +98,7 @@ class Chain:
         wrapped = bytes(44) + b"\x09\x01" + bytes(36)
         self._accounts.place(_NATIVE_MINT, Account(1_000_000_000, wrapped, TOKEN_PROGRAM, rent_epoch=1))
         self._load_programs(skip_known=False)
+        self.genesis_unix_s = unix_s
         first = Bank(0, 0, 0, self.genesis_hash, self.genesis_hash, unix_s, frozen=True)
         self.history.append(first)
         self._blockhashes.add(first)
@@ -132,6 +133,7 @@ class Chain:
                 "_last_finalized_notified": self._told[Commitment.FINALIZED],
                 "_last_confirmed_notified": self._told[Commitment.CONFIRMED],
                 "_airdrops": self._airdrops,
+                "genesis_unix_s": self.genesis_unix_s,
             },
             faults=faults,
         )
@@ -157,6 +159,8 @@ class Chain:
             Commitment.FINALIZED: saved.numbers["_last_finalized_notified"],
         }
         self._airdrops = saved.numbers["_airdrops"]
+        # Snapshots of before this was kept know it as long as they have the first block.
+        self.genesis_unix_s = saved.numbers.get("genesis_unix_s", self.history[0].unix_s)
         self._load_programs(skip_known=True)
         self._set_sysvars(self.working.slot, self.working.unix_s)
 

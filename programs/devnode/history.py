@@ -71,6 +71,11 @@ class History:
         """Transactions of frozen blocks that mention the address, oldest first. Not to be changed by the caller."""
         return self._by_address.get(address, [])
 
+    @property
+    def lowest_slot(self) -> int:
+        """The oldest slot that is known to have had a block: where blocks were forgotten, the parent of the oldest that is left."""
+        return self._banks[0].parent if self.first_available else 0
+
     # --- growing ---------------------------------------------------------------------------------------------------
 
     def remember(self, stored: StoredTransaction) -> None:

@@ -87,7 +87,7 @@ def getFirstAvailableBlock(ctx: Context) -> int:
 
 @method()
 def minimumLedgerSlot(ctx: Context) -> int:
-    return max(0, ctx.chain.first_available - 1)
+    return ctx.chain.history.lowest_slot
 
 
 @method(extra=(CONTEXT,))

@@ -140,7 +140,9 @@ def _is_withheld(ctx: Context, stored: StoredTransaction) -> bool:
 
 def _block_at(ctx: Context, slot: int, top: int) -> Bank:
     if slot < ctx.chain.first_available:
-        raise block_cleaned_up(slot, ctx.chain.first_available)
+        # That there was none between the oldest block and its parent is still known.
+        is_between = slot > ctx.chain.history.lowest_slot
+        raise slot_skipped(slot) if is_between else block_cleaned_up(slot, ctx.chain.first_available)
     bank = ctx.chain.bank(slot)
     if bank is not None and slot <= top:
         return bank
@@ -237,7 +239,8 @@ def getBlocksWithLimit(ctx: Context, first: int, limit: int, options: Options | 
 
 @method(unsigned)
 def getBlockTime(ctx: Context, slot: int) -> int:
-    return _block_at(ctx, slot, ctx.slot(Commitment.CONFIRMED)).unix_s
+    # When everything began is known from the genesis, whatever was forgotten.
+    return _block_at(ctx, slot, ctx.slot(Commitment.CONFIRMED)).unix_s if slot else ctx.chain.genesis_unix_s
 
 
 def _place(row: StoredTransaction) -> tuple[int, int]:

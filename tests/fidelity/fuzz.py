@@ -148,7 +148,8 @@ def raw_streams(victim: World, dice: random.Random, count: int) -> None:
         with connection, contextlib.suppress(ConnectionError):
             for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
                 connection.sendall(stream[start:end])
-            connection.shutdown(sockets.SHUT_WR)
+            with contextlib.suppress(OSError):
+                connection.shutdown(sockets.SHUT_WR)
             while connection.recv(65_536):
                 pass
     still_works(victim)

@@ -124,6 +124,42 @@ def test_logs_are_kept_for_those_who_listen_when_a_transaction_runs(heard_by: st
     )
 
 
+def test_what_was_pruned_is_spoken_of_as_by_a_validator_that_cleaned_its_ledger() -> None:
+    """Seen on a validator that was started anew with a limit of 60 shreds: 761 was the lowest root, 762 skipped, 763 the first block."""
+    node = Node()
+    signature = node.land(node.signed(memo("old")))
+    node.advance(10)
+    parent = node.chain.tip.slot
+    node.chain.finish_slot(START, skip=2)
+    first = node.chain.working.slot
+    node.advance(node.chain.config.finalized_lag_slots + 5)
+    node.chain.prune_below(first)
+    assert node.ask("getFirstAvailableBlock")["result"] == first
+    assert node.ask("minimumLedgerSlot")["result"] == parent + 1 == first - 3
+
+    def answers(method: str, slot: int) -> Any:
+        reply = node.ask(method, slot)
+        return reply.get("error", {}).get("code") or type(reply["result"]).__name__
+
+    for method, found in (("getBlock", "dict"), ("getBlockTime", "int")):
+        assert [answers(method, slot) for slot in (1, parent, first - 3, first - 2, first - 1, first)] == [
+            *(-32001, -32001, -32001, -32007, -32007, found)
+        ]
+    assert answers("getBlock", 0) == -32001
+    assert node.ask("getBlockTime", 0)["result"] == START
+    message = f"Block 1 cleaned up, does not exist on node. First available block: {first}"
+    assert node.ask("getBlock", 1)["error"]["message"] == message
+    # Lists begin where the history does, and a place before it is not found.
+    payer = str(node.payer.pubkey())
+    assert node.ask("getBlocks", 0)["result"][0] == first
+    assert node.ask("getBlocksWithLimit", 0, 1)["result"] == [first]
+    assert node.ask("getSignaturesForAddress", payer)["result"] == []
+    for name in ("before", "until"):
+        assert node.ask("getSignaturesForAddress", payer, {name: signature})["error"]["code"] == -32020
+    assert node.ask("getTransaction", signature)["result"] is None
+    assert node.status(signature, searchTransactionHistory=True) is None
+
+
 def test_an_account_may_not_be_left_below_its_rent() -> None:
     node = Node()
     poor = Keypair().pubkey()
