@@ -72,7 +72,7 @@ class Chain:
         self._accounts = Accounts(self.machine)
         self._execution = Execution(self.machine, self._accounts, lambda keys: self.listens(keys))
         # Set by who serves subscriptions: lines of runs that nobody listens for are not kept.
-        self.listens: Listens = lambda keys: False
+        self.listens: Listens = lambda keys: None
         self._blockhashes = Blockhashes()
         self._confirmed_slot = 0
         # What subscribers were told to be confirmed, and finalized.

@@ -39,8 +39,8 @@ _LOOKUP_TABLE_BYTES = 8_248
 # Bytes of a program account: a tag, and the address of the program's data.
 _PROGRAM_BYTES = 36
 Existing = Mapping[Pubkey, Account | None]
-# Whether somebody listens for the logs of a run that has these keys.
-Listens = Callable[[Iterable[Pubkey]], bool]
+# Which of a run's keys somebody listens for; None when nobody listens for its logs at all.
+Listens = Callable[[Iterable[Pubkey]], frozenset[Pubkey] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,10 @@ class Execution:
 
     def _collect(self, bank: Bank, loaded: Loaded, outcome: Outcome) -> None:
         # As on the real node: lines that nobody listens for when they are written are told to nobody who comes later.
-        if self._listens(loaded.keys):
+        heard = self._listens(loaded.keys)
+        if heard is not None:
             signature = str(loaded.transaction.signatures[0])
-            bank.collector.append(LogEntry(signature, outcome.err, tuple(outcome.logs), frozenset(loaded.keys)))
+            bank.collector.append(LogEntry(signature, outcome.err, tuple(outcome.logs), heard))
 
     def _journal(self, bank: Bank, before: Existing, written: Existing) -> None:
         for key, account in written.items():

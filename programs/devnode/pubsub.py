@@ -220,10 +220,11 @@ class PubSub:
             if not self._listeners[address]:
                 del self._listeners[address]
 
-    def _listens(self, keys: Iterable[Pubkey]) -> bool:
-        """Whether the logs of a run with these keys are wanted by anybody, at whatever commitment."""
+    def _listens(self, keys: Iterable[Pubkey]) -> frozenset[Pubkey] | None:
+        """Which of a run's keys anybody listens for, at whatever commitment; None when its logs are wanted by nobody."""
         listeners = self._listeners
-        return bool(listeners) and (None in listeners or any(key in listeners for key in keys))
+        heard = frozenset(key for key in keys if key in listeners) if listeners else frozenset()
+        return heard if heard or None in listeners else None
 
     def forget(self, connection: int) -> None:
         """The connection is gone."""

@@ -520,14 +520,16 @@ def what_ran_before_is_not_told(world: World) -> Any:
 def what_ran_before_is_told_where_others_listened(world: World) -> Any:
     """Logs are kept for whoever listens, and then are there for all who come before the slot is final."""
     seen = []
-    for others in ("all", {"mentions": [str(world.speaker.pubkey())]}, {"mentions": [str(keypair("silent").pubkey())]}):
-        with socket(world) as early, socket(world) as late:
-            early.subscribe("logsSubscribe", others, {"commitment": "processed"})
-            signature = world.post(spoken(world, words(world)))
-            world.landed(signature)
-            late.subscribe("logsSubscribe", {"mentions": [str(world.speaker.pubkey())]}, {"commitment": "finalized"})
-            world.landed(signature, "finalized")
-            seen.append(isinstance(late.about(signature, 1.0), dict))
+    speaker, silent = ({"mentions": [str(keypair(name).pubkey())]} for name in ("speaker", "silent"))
+    for others in ("all", speaker, silent):
+        for wanted in ("all", speaker):
+            with socket(world) as early, socket(world) as late:
+                early.subscribe("logsSubscribe", others, {"commitment": "processed"})
+                signature = world.post(spoken(world, words(world)))
+                world.landed(signature)
+                late.subscribe("logsSubscribe", wanted, {"commitment": "finalized"})
+                world.landed(signature, "finalized")
+                seen.append(isinstance(late.about(signature, 1.0), dict))
     return seen
 
 
@@ -553,6 +555,20 @@ def logs_of_a_program_and_of_a_table(world: World) -> Any:
             client.subscribe("logsSubscribe", {"mentions": [target]}, _MENTIONS)
             seen[name] = isinstance(client.about(world.post(_update(world)), 5.0), dict)
     return seen
+
+
+@_scenario
+def logs_beyond_the_limit(world: World) -> Any:
+    """Sixty short memos write more than 10,000 bytes: cut in the notification and in what is stored."""
+    with socket(world) as client:
+        client.subscribe("logsSubscribe", {"mentions": [str(world.speaker.pubkey())]}, _MENTIONS)
+        transaction = spoken(world, words(world), *(memo(f"{number:02d}") for number in range(60)))
+        signature = world.post(transaction)
+        told = client.about(signature)["params"]["result"]["value"]["logs"]
+        world.landed(signature)
+        options = {"commitment": "confirmed", "maxSupportedTransactionVersion": 0}
+        stored = world.node.call("getTransaction", signature, options)["meta"]["logMessages"]
+        return {"alike": told == stored, "lines": len(told), "logs": _blank(told, world)}
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
