@@ -9,9 +9,9 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 
 from programs.base58 import encode as base58_encode
+from programs.devnode.encoded import base58_bytes, base64_bytes
 from programs.devnode.errors import invalid_params, invalid_request
 from programs.devnode.method import Options
-from programs.devnode.params import base58_bytes, base64_bytes
 from programs.devnode.parsed import base64_text, parsed_account, zstd_frame
 from programs.devnode.tokens import token_account
 from programs.devnode.vm import RENT_EXEMPT_EPOCH
@@ -87,6 +87,14 @@ def account_filters(filters: list[tuple[str, Any]] | None) -> list[Predicate]:
     if len(wanted) > FILTERS_MAX:
         raise invalid_params(f"Too many filters provided; max {FILTERS_MAX}")
     return [_filter(name, spec) for name, spec in wanted]
+
+
+def same_filters(filters: list[tuple[str, Any]] | None) -> list[list[Any]]:
+    """Filters as they are told apart: by what they compare, in whatever form it was given."""
+    return [
+        [name, spec["offset"], list(_memcmp_bytes(spec))] if name == "memcmp" else [name, spec]
+        for name, spec in filters or []
+    ]
 
 
 def _filter(name: str, spec: Any) -> Predicate:

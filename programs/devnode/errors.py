@@ -68,6 +68,21 @@ def slot_skipped(slot: int) -> RpcError:
     return RpcError(-32007, f"Slot {slot} was skipped, or missing due to ledger jump to recent snapshot")
 
 
+# Codes of other nodes than this one: those with long-term storage, without any history, with indexes that leave some programs out.
+_REFUSALS = {
+    -32009: "Slot {subject} was skipped, or missing in long-term storage",
+    -32010: "{subject} excluded from account secondary indexes; this RPC method unavailable for key",
+    -32011: "Transaction history is not available from this node",
+    -32019: "Failed to query long-term storage; please try again",
+}
+REFUSAL_CODES = tuple(_REFUSALS)
+
+
+def refusal(code: int, subject: object) -> RpcError:
+    """One of REFUSAL_CODES, about the slot or the address that was asked for."""
+    return RpcError(code, _REFUSALS[code].format(subject=subject))
+
+
 def node_unhealthy(slots_behind: int) -> RpcError:
     """-32005: behind the cluster by `slots_behind`."""
     return RpcError(-32005, f"Node is behind by {slots_behind} slots", {"numSlotsBehind": slots_behind})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from programs.devnode.errors import REFUSAL_CODES
 from programs.errors import UserError
 
 
@@ -46,6 +47,7 @@ _UNITS = {
     "everywhere": "0 or 1",
     "reland": "0 or 1",
     "null": "0 or 1",
+    "code": "32009, 32010, 32011 or 32019",
 }
 _SLOT, _REQUEST = "slot", "HTTP request"
 _KINDS: dict[str, FaultKind] = {
@@ -90,6 +92,12 @@ _KINDS: dict[str, FaultKind] = {
     "garbage": FaultKind("a reply is no JSON", each=_REQUEST),
     "balancer": FaultKind("a request is answered by a node that is behind", {"slots": 8.0}, each="call"),
     "unhealthy": FaultKind("getHealth answers that the node is behind", {"slots": 50.0}, each="call"),
+    "refusals": FaultKind(
+        "history is refused as by a node that has none (32011), whose long-term storage lacks a slot (32009) or is out of reach (32019), "
+        "or, for accounts of a program, whose index leaves it out (32010)",
+        {"code": 32_019.0},
+        each="call of a method that the code is of",
+    ),
     "pruned-history": FaultKind(
         "history older than the given number of slots is forgotten", {"slots": 64.0}, each=_SLOT
     ),
@@ -114,7 +122,7 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(_KINDS)
 # What one node can do to those who ask it over HTTP, without anything happening to the chain or to the sockets.
 _HTTP_NAMES = (
     *("incomplete-lists", "null-transactions", "late-blocks", "null-logs", "hidden-signatures", "invented-signatures"),
-    *("http-429", "rpc-429", "timeouts", "slow-bodies", "cut-bodies", "garbage", "balancer", "unhealthy"),
+    *("refusals", "http-429", "rpc-429", "timeouts", "slow-bodies", "cut-bodies", "garbage", "balancer", "unhealthy"),
 )
 HTTP_KINDS: Mapping[str, FaultKind] = MappingProxyType({name: _KINDS[name] for name in _HTTP_NAMES})
 
@@ -159,6 +167,8 @@ class FaultEngine:
         for key, value in params.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
                 raise UserError(f"fault {name}: {key}={value!r} is not a number from 0 to 1e9")
+            if key == "code" and -value not in REFUSAL_CODES:
+                raise UserError(f"fault {name}: {key}={value:g} is none of: {_UNITS['code']}")
         self._settings[name] = _Setting(float(rate), {**kind.params, **params})
 
     def set_text(self, name: str, value: str) -> None:

@@ -74,7 +74,10 @@ class Bank:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of a bank's log collector. Nothing in it says whether the transaction landed: that is the real node's habit."""
+    """One entry of a bank's log collector. Nothing in it says whether the transaction landed: that is the real node's habit.
+
+    `mentions`: those of the run's keys for which somebody listened when it ran.
+    """
 
     signature: str
     err: Any

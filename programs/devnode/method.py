@@ -13,12 +13,14 @@ from solders.hash import Hash
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
-from programs.devnode.chain import Chain, Commitment
+from programs.devnode.chain import Chain
 from programs.devnode.config import TRANSACTION_BYTES_MAX
+from programs.devnode.encoded import base58_bytes, base64_bytes
 from programs.devnode.errors import invalid_params, min_context_slot
 from programs.devnode.faults import FaultEngine
+from programs.devnode.happenings import Commitment
 from programs.devnode.ledger import Bank
-from programs.devnode.params import Parameters, Reader, base58_bytes, base64_bytes, text, wrong_type
+from programs.devnode.params import Parameters, Reader, text, wrong_type
 
 API_VERSION = "4.1.2"
 ENCODED_MAX = {"base58": 1683, "base64": 1644}

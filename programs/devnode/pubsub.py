@@ -2,11 +2,13 @@
 
 Habits of the real node that are kept: equal subscriptions share one id, and a second one of a connection is the first one again; a logs
 subscription reads a bank's log collector when the bank reaches the commitment, so it hears simulations too; a program subscription
-never hears of a closed account; nobody hears of what happened before the subscription.
+never hears of a closed account; nobody hears of what happened before the subscription, unless
+somebody else listened for the same when it ran.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +20,11 @@ from solders.signature import Signature
 
 from programs.devnode import jsonrpc
 from programs.devnode import params as take
-from programs.devnode.account_views import account_filters, account_object
-from programs.devnode.chain import Chain, Commitment, ForkDied, Happening, Moved, SlotStarted
+from programs.devnode.account_views import account_filters, account_object, same_filters
+from programs.devnode.chain import Chain
 from programs.devnode.errors import RpcError, invalid_params, method_not_found
 from programs.devnode.faults import FaultEngine
+from programs.devnode.happenings import Commitment, ForkDied, Happening, Moved, SlotStarted
 from programs.devnode.ledger import Bank, LogEntry
 from programs.devnode.method import commitment_of
 from programs.devnode.params import ACCOUNT_INFO, Parameters, Struct, optional, text, texts, unsigned, wrong_type
@@ -126,6 +129,9 @@ class PubSub:
         self._by_id: dict[int, Subscription] = {}
         self._by_key: dict[bytes, Subscription] = {}
         self._next_id = 0
+        # How many logs subscriptions there are: of everything (None), and of each address.
+        self._listeners: Counter[Pubkey | None] = Counter()
+        chain.listens = self._listens
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -163,10 +169,10 @@ class PubSub:
         options = dict(values[1] or {}) if values else {}
         filters = _filters(options) if kind == "program" else []
         target = self._target(kind, values[0]) if values else None
-        shared = {
-            name: options.get(name)
-            for name in ("encoding", "filters", "dataSlice", "transactionDetails", "showRewards")
-        }
+        shared = {name: options.get(name) for name in ("dataSlice", "transactionDetails", "showRewards")}
+        shared["encoding"] = options.get("encoding") or "binary"
+        shared["withContext"] = bool(options.get("withContext"))
+        shared["filters"] = same_filters(options.get("filters"))
         commitment = commitment_of(options)
         key = _to_json([kind, str(target), int(commitment), shared])
         subscription = self._by_key.get(key)
@@ -174,6 +180,7 @@ class PubSub:
             subscription = Subscription(self._next_id, kind, key, commitment, options, target, filters)
             self._next_id += 1
             self._by_key[key] = self._by_id[subscription.id] = subscription
+            self._count_listener(subscription, 1)
         subscription.connections.add(connection)
         return subscription
 
@@ -202,9 +209,22 @@ class PubSub:
 
     def _leave(self, subscription: Subscription, connection: int) -> None:
         subscription.connections.discard(connection)
-        if not subscription.connections:
-            self._by_id.pop(subscription.id, None)
+        if not subscription.connections and self._by_id.pop(subscription.id, None) is not None:
             self._by_key.pop(subscription.key, None)
+            self._count_listener(subscription, -1)
+
+    def _count_listener(self, subscription: Subscription, change: int) -> None:
+        if subscription.kind == "logs":
+            address = subscription.target if isinstance(subscription.target, Pubkey) else None
+            self._listeners[address] += change
+            if not self._listeners[address]:
+                del self._listeners[address]
+
+    def _listens(self, keys: Iterable[Pubkey]) -> frozenset[Pubkey] | None:
+        """Which of a run's keys anybody listens for, at whatever commitment; None when its logs are wanted by nobody."""
+        listeners = self._listeners
+        heard = frozenset(key for key in keys if key in listeners) if listeners else frozenset()
+        return heard if heard or None in listeners else None
 
     def forget(self, connection: int) -> None:
         """The connection is gone."""
@@ -216,6 +236,8 @@ class PubSub:
         self._chain = chain
         self._by_id.clear()
         self._by_key.clear()
+        self._listeners.clear()
+        chain.listens = self._listens
 
     @property
     def count(self) -> int:
@@ -263,7 +285,8 @@ class PubSub:
 
     def _moved(self, moved: Moved) -> Iterator[Delivery]:
         for bank in moved.banks:
-            is_lost = moved.commitment is Commitment.CONFIRMED and bank.collector and self._faults.strikes("lost-slots")
+            has_news = bool(bank.transactions or bank.collector)
+            is_lost = moved.commitment is Commitment.CONFIRMED and has_news and self._faults.strikes("lost-slots")
             if moved.commitment is Commitment.PROCESSED:
                 failed = sum(1 for row in bank.transactions if row.err is not None)
                 count = len(bank.transactions)
@@ -361,20 +384,23 @@ class PubSub:
     def _shown(self, subscription: Subscription, account: Account, slot: int) -> bytes:
         options = subscription.options
         encoding = options.get("encoding") or "binary"
-        shown = account_object(
-            account, encoding, options.get("dataSlice"), lambda mint: self._chain.account(mint, slot), strict=False
+        # The slice that was asked for makes another subscription and cuts nothing: so it is before Agave 4.4.
+        return _to_json(
+            account_object(account, encoding, None, lambda mint: self._chain.account(mint, slot), strict=False)
         )
-        return _to_json(shown)
 
     def _account_values(self, subscription: Subscription, bank: Bank) -> Iterator[bytes]:
         if subscription.target in bank.journal:
-            account = self._chain.account(subscription.target, bank.slot)
-            yield self._shown(subscription, account or Account(0, b"", SYSTEM_PROGRAM), bank.slot)
+            yield self._shown(subscription, self._account(subscription.target, bank.slot), bank.slot)
+
+    def _account(self, address: Pubkey, slot: int) -> Account:
+        """The account; one that is gone belongs to the system program, with nothing in it."""
+        return self._chain.account(address, slot) or Account(0, b"", SYSTEM_PROGRAM)
 
     def _program_values(self, subscription: Subscription, bank: Bank) -> Iterator[bytes]:
         for address in bank.journal:
-            account = self._chain.account(address, bank.slot)
-            if account is None or account.owner != subscription.target:
+            account = self._account(address, bank.slot)
+            if account.owner != subscription.target:
                 continue
             if all(passes(account) for passes in subscription.filters):
                 yield b'{"pubkey":"%s","account":%s}' % (

@@ -7,9 +7,10 @@ from typing import Any
 from solders.message import Message, MessageV0
 
 from programs.devnode import params as take
-from programs.devnode.chain import Commitment, fee_of
 from programs.devnode.config import SLOTS_PER_EPOCH
 from programs.devnode.errors import block_not_available, invalid_params, no_snapshot, node_unhealthy
+from programs.devnode.happenings import Commitment
+from programs.devnode.messages import fee_of
 from programs.devnode.method import API_VERSION, Context, Options, address_of, blockhash_of, method, wire_bytes
 from programs.devnode.params import CONTEXT, text, texts, unsigned
 from programs.devnode.wire import message_fault
@@ -86,7 +87,7 @@ def getFirstAvailableBlock(ctx: Context) -> int:
 
 @method()
 def minimumLedgerSlot(ctx: Context) -> int:
-    return max(0, ctx.chain.first_available - 1)
+    return ctx.chain.history.lowest_slot
 
 
 @method(extra=(CONTEXT,))

@@ -12,7 +12,8 @@ from solders.signature import Signature
 
 from programs.devnode import ledger
 from programs.devnode import params as take
-from programs.devnode.chain import Chain, Commitment
+from programs.devnode.chain import Chain
+from programs.devnode.encoded import base58_bytes
 from programs.devnode.errors import (
     block_cleaned_up,
     block_not_available,
@@ -22,9 +23,10 @@ from programs.devnode.errors import (
     transaction_not_found,
     unsupported_version,
 )
+from programs.devnode.happenings import Commitment
 from programs.devnode.ledger import LEGACY, Bank, StoredTransaction
 from programs.devnode.method import Context, Options, address_of, commitment_of, method, signature_of
-from programs.devnode.params import CONTEXT, base58_bytes, text, texts, unsigned, usize
+from programs.devnode.params import CONTEXT, text, texts, unsigned, usize
 from programs.devnode.parsed import parsed_instruction
 
 _to_json = msgspec.json.encode
@@ -138,7 +140,9 @@ def _is_withheld(ctx: Context, stored: StoredTransaction) -> bool:
 
 def _block_at(ctx: Context, slot: int, top: int) -> Bank:
     if slot < ctx.chain.first_available:
-        raise block_cleaned_up(slot, ctx.chain.first_available)
+        # That there was none between the oldest block and its parent is still known.
+        is_between = slot > ctx.chain.history.lowest_slot
+        raise slot_skipped(slot) if is_between else block_cleaned_up(slot, ctx.chain.first_available)
     bank = ctx.chain.bank(slot)
     if bank is not None and slot <= top:
         return bank
@@ -235,7 +239,8 @@ def getBlocksWithLimit(ctx: Context, first: int, limit: int, options: Options | 
 
 @method(unsigned)
 def getBlockTime(ctx: Context, slot: int) -> int:
-    return _block_at(ctx, slot, ctx.slot(Commitment.CONFIRMED)).unix_s
+    # When everything began is known from the genesis, whatever was forgotten.
+    return _block_at(ctx, slot, ctx.slot(Commitment.CONFIRMED)).unix_s if slot else ctx.chain.genesis_unix_s
 
 
 def _place(row: StoredTransaction) -> tuple[int, int]:

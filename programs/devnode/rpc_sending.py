@@ -11,9 +11,10 @@ from solders.transaction import VersionedTransaction
 
 from programs.devnode import params as take
 from programs.devnode.account_views import account_object
-from programs.devnode.chain import fee_of, return_data_json
 from programs.devnode.errors import invalid_params, preflight_failure
+from programs.devnode.execution import return_data_json
 from programs.devnode.ledger import Bank
+from programs.devnode.messages import fee_of
 from programs.devnode.method import ENCODED_MAX, Context, Options, address_of, blockhash_of, method, wire_bytes
 from programs.devnode.params import text, unsigned
 from programs.devnode.parsed import parsed_instruction

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections import deque
 from collections.abc import Iterable
 from itertools import count
 
@@ -20,6 +22,7 @@ from programs.devnode.pubsub import Delivery, PubSub
 FRAME_BYTES_MAX = 4_096
 # Bytes that may wait in one client's socket before it counts as lagging.
 _BACKLOG_BYTES_MAX = 16 * 1024 * 1024
+_SILENT = logging.Logger("programs.devnode.sockets", logging.CRITICAL + 1)
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -40,6 +43,30 @@ def _is_text(frame: bytes) -> bool:
     return True
 
 
+class Backlog:
+    """Which of the frames that were given to a transport still wait in it. No I/O: sizes in, counts out."""
+
+    def __init__(self) -> None:
+        # Where each waiting frame ends, counted in bytes from the first one that ever waited.
+        self._ends: deque[int] = deque()
+        self._given = 0
+
+    def waiting(self, buffered: int) -> int:
+        """Frames of which not every byte has left, when so many bytes wait in the transport."""
+        if not buffered:
+            self._ends.clear()
+        gone = self._given - buffered
+        while self._ends and self._ends[0] <= gone:
+            self._ends.popleft()
+        return len(self._ends)
+
+    def give(self, sizes: Iterable[int]) -> None:
+        """Frames of these sizes were written."""
+        for size in sizes:
+            self._given += size
+            self._ends.append(self._given)
+
+
 class SocketEdge:
     """All WebSocket clients of a node."""
 
@@ -47,6 +74,7 @@ class SocketEdge:
         self._pubsub = pubsub
         self._queue_items_max = queue_items_max
         self._clients: dict[int, ServerConnection] = {}
+        self._backlogs: dict[int, Backlog] = {}
         self._deaf: set[int] = set()
         self._ids = count()
         self._server: Server | None = None
@@ -63,6 +91,8 @@ class SocketEdge:
             max_size=None,
             close_timeout=1,
             server_header=None,
+            # It would tell of every stranger at the door, with a trace.
+            logger=_SILENT,
         )
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -93,6 +123,7 @@ class SocketEdge:
             pass
         finally:
             self._clients.pop(number, None)
+            self._backlogs.pop(number, None)
             self._deaf.discard(number)
             self._pubsub.forget(number)
 
@@ -116,11 +147,15 @@ class SocketEdge:
         # A client that said goodbye may linger: its transport takes nothing any more, though it is open.
         if client is None or number in self._deaf or client.state is not State.OPEN or client.transport.is_closing():
             return
-        if len(frames) > self._queue_items_max or client.transport.get_write_buffer_size() > _BACKLOG_BYTES_MAX:
+        buffered = client.transport.get_write_buffer_size()
+        backlog = self._backlogs.setdefault(number, Backlog())
+        if backlog.waiting(buffered) + len(frames) > self._queue_items_max or buffered > _BACKLOG_BYTES_MAX:
             self.lagging_dropped += 1
             client.transport.abort()
             return
         client.transport.write(b"".join(frames))
+        if client.transport.get_write_buffer_size():
+            backlog.give(map(len, frames))
 
     def drop_all(self) -> None:
         """Cut every client without a close frame."""

@@ -52,6 +52,16 @@ KNOWN = (
         r"^\.(error|result|shape)",
     ),
     Known("a member that stands twice in a request", r'"jsonrpc":"2.0","jsonrpc"|"id":1,"id":2', r"error|id$"),
+    Known("no files and no supply by GET", r"^newcomer: (genesis archive|snapshot archive|supply)$", r"\.replies"),
+    Known(
+        "what is no upgrade on the socket's port is told so",
+        r"^newcomer: (get( health)? from the websocket port|upgrade (of version 8|without (a version|a key|a host|"
+        r"connection)|with a short key|to something else))$",
+        r"\.(replies|then)",
+    ),
+    Known(
+        "a request of more than 4,096 bytes in fragments closes the socket", r"^too_much_in_fragments$", r"^\[[345]\]$"
+    ),
     Known("the number -0", r"\[-0\]", r"error"),
 )
 

@@ -110,10 +110,10 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def validator(binary: str) -> Iterator[Node]:
-    """A real validator with the voting program, stopped and its ledger removed at the end."""
+def validator(binary: str, *options: str) -> Iterator[Node]:
+    """A real validator with the voting program and these options, stopped and its ledger removed at the end."""
     with tempfile.TemporaryDirectory(prefix="fidelity-ledger-", ignore_cleanup_errors=True) as folder:
-        node, process = _started(binary, Path(folder))
+        node, process = _started(binary, Path(folder), options)
         try:
             yield node
         finally:
@@ -121,7 +121,7 @@ def validator(binary: str) -> Iterator[Node]:
             _stop(process)
 
 
-def _started(binary: str, folder: Path) -> tuple[Node, subprocess.Popen[bytes]]:
+def _started(binary: str, folder: Path, options: tuple[str, ...]) -> tuple[Node, subprocess.Popen[bytes]]:
     """A validator that makes blocks. Others may take its ports between our look and its start: then it is tried anew."""
     for attempt in range(1, _STARTS_MAX + 1):
         port, faucet, log = _free_ports(), _free_ports(), folder / f"output-{attempt}"
@@ -130,6 +130,7 @@ def _started(binary: str, folder: Path) -> tuple[Node, subprocess.Popen[bytes]]:
             *("--ledger", str(folder / f"ledger-{attempt}"), "--reset", "--quiet", "--bind-address", "127.0.0.1"),
             *("--rpc-port", str(port), "--faucet-port", str(faucet), "--ticks-per-slot", str(_TICKS_PER_SLOT)),
             *("--bpf-program", artifact.PROGRAM_ID, str(artifact.SO_PATH)),
+            *options,
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tests.fidelity import harm, http_forms, recorded, sockets
+from tests.fidelity import gaps, harm, http_forms, newcomers, recorded, scenarios, sockets
 from tests.fidelity.nodes import VALIDATOR, validator
 from tests.fidelity.world import World
 
@@ -23,10 +23,11 @@ def _asked(group: str) -> Callable[[World], dict[str, Any]]:
 _GROUPS: dict[str, Callable[[World], dict[str, Any]]] = {
     **{group: _asked(group) for group in recorded.GROUPS},
     "http": lambda world: {name: http_forms.answer_to(world, form) for name, form in http_forms.FORMS.items()},
+    "newcomers": lambda world: newcomers.all_heard(world, {}),
     "subscriptions": sockets.replies,
     "frames": lambda world: {frame: sockets.reply_to_frame(world, frame) for frame in sockets.FRAMES},
     "harmed": lambda world: {**harm.http_replies(world), **harm.socket_replies(world)},
-    "scenarios": lambda world: {name: body(world) for name, body in sockets.SCENARIOS.items()},
+    "scenarios": lambda world: {name: body(world) for name, body in scenarios.SCENARIOS.items()},
 }
 
 
@@ -35,9 +36,13 @@ def main() -> int:
     if not VALIDATOR:
         print("SOLANA_TEST_VALIDATOR is not set: give the path of a solana-test-validator", file=sys.stderr)
         return 2
-    if unknown := set(sys.argv[1:]) - set(_GROUPS):
-        print(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(_GROUPS)}", file=sys.stderr)
+    if unknown := set(sys.argv[1:]) - {"gaps", *_GROUPS}:
+        print(f"no such group: {', '.join(sorted(unknown))}; there are gaps, {', '.join(_GROUPS)}", file=sys.stderr)
         return 2
+    if "gaps" in sys.argv[1:] or not sys.argv[1:]:
+        with validator(VALIDATOR, "--warp-slot", str(gaps.WARP_SLOT)) as node:
+            gaps.jumped(node)
+            recorded.save("gaps", node.call("getVersion")["solana-core"], gaps.replies(node))
     with validator(VALIDATOR) as node:
         world = World(node).build()
         version = node.call("getVersion")["solana-core"]

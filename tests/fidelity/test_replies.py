@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from programs import devnode
-from tests.fidelity import harm, http_forms, recorded, sockets
+from tests.fidelity import gaps, harm, http_forms, newcomers, nodes, recorded, scenarios, sockets
 from tests.fidelity.known import KNOWN, Known, differences, unexpected
 from tests.fidelity.recorded import CALLS, GROUPS
 from tests.fidelity.world import World
@@ -68,9 +68,23 @@ def test_harmed_requests(world: World, ask: Callable[[World], dict[str, Any]]) -
     _none(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(sockets.SCENARIOS))
+@pytest.mark.parametrize("name", sorted(scenarios.SCENARIOS))
 def test_scenarios(world: World, name: str) -> None:
-    _none(_wrong(world, name, recorded.load("scenarios")[name], sockets.SCENARIOS[name](world)))
+    _none(_wrong(world, name, recorded.load("scenarios")[name], scenarios.SCENARIOS[name](world)))
+
+
+def test_newcomers(world: World) -> None:
+    wrong, expected = [], recorded.load("newcomers")
+    for name, reply in newcomers.all_heard(world, expected).items():
+        wrong += _wrong(world, f"newcomer: {name}", expected[name], reply)
+    _none(wrong)
+
+
+def test_slots_without_a_block() -> None:
+    """The real node was asked when this was recorded; it takes a start of its own."""
+    with nodes.devnode(slot_ms=0) as node:
+        gaps.jumped(node)
+        assert gaps.replies(node) == recorded.load("gaps")
 
 
 def test_every_known_difference_is_one_and_has_its_row(devnode_world: World) -> None:
@@ -79,6 +93,11 @@ def test_every_known_difference_is_one_and_has_its_row(devnode_world: World) -> 
         unexpected(call.name, recorded.load(call.group)[call.name], recorded.ask(devnode_world, call), used)
     for frame in sockets.FRAMES:
         unexpected(frame, recorded.load("frames")[frame], sockets.reply_to_frame(devnode_world, frame), used)
+    scenario = scenarios.too_much_in_fragments
+    unexpected(scenario.__name__, recorded.load("scenarios")[scenario.__name__], scenario(devnode_world), used)
+    newcomers_heard = recorded.load("newcomers")
+    for name, reply in newcomers.all_heard(devnode_world, newcomers_heard).items():
+        unexpected(f"newcomer: {name}", newcomers_heard[name], reply, used)
     idle = [known for known in KNOWN if known not in used]
     assert not idle, f"no difference any more, take it out: {idle}"
     table = (Path(devnode.__file__).parent / "README.md").read_text()
@@ -91,6 +110,7 @@ def test_nothing_recorded_is_left_over() -> None:
         assert set(recorded.load(group)) == {call.name for call in CALLS if call.group == group}, group
     assert set(recorded.load("http")) == set(http_forms.FORMS)
     assert set(recorded.load("subscriptions")) == {call.name for call in sockets.REQUESTS}
+    assert set(recorded.load("newcomers")) == set(newcomers.CONVERSATIONS)
     assert set(recorded.load("frames")) == set(sockets.FRAMES)
     assert len(recorded.load("harmed")) == len(harm.http_requests()) + len(harm.socket_requests())
-    assert set(recorded.load("scenarios")) == set(sockets.SCENARIOS)
+    assert set(recorded.load("scenarios")) == set(scenarios.SCENARIOS)

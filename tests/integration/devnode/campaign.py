@@ -85,6 +85,7 @@ ALONE: dict[str, str] = {
     "clock-skew": "3",
     "skipped-slots": "0.3,slots=2",
     "forks": "0.15,depth=3",
+    "refusals": "0.2",
     "pruned-history": "0.3,slots=1200",
 }
 assert set(ALONE) == set(KINDS), set(KINDS) ^ set(ALONE)
@@ -115,10 +116,17 @@ class Phase:
 
 
 class Stage:
-    """One seed: node, daemon and story, in one process. `run` plays the phases and returns what each found."""
+    """One seed: node, daemon and story, in one process. `run` plays the phases and returns what each found.
 
-    def __init__(self, dsn: str, seed: int) -> None:
+    `has_witness` False takes the witness away from the phase that has one. `lingers`: faults stay until what happened under them is final to
+    the daemon, or it says that it cannot prove it. `settings` are the daemon's, beside its own.
+    """
+
+    def __init__(
+        self, dsn: str, seed: int, *, has_witness: bool = True, lingers: bool = False, **settings: Any
+    ) -> None:
         self.dsn, self.seed = dsn, seed
+        self.has_witness, self.lingers, self.more = has_witness, lingers, settings
         self.story = Story(seed)
         self.node = DevNode(
             DevNodeConfig(
@@ -148,7 +156,7 @@ class Stage:
                 for has_witness in (False, True):
                     chosen = {name: faults for name, faults in phases.items() if (name == WITNESSED) is has_witness}
                     if chosen:
-                        async with self._daemon(has_witness) as daemon:
+                        async with self._daemon(has_witness and self.has_witness) as daemon:
                             found += [
                                 await self._phase(name, faults, daemon, client) for name, faults in chosen.items()
                             ]
@@ -187,9 +195,9 @@ class Stage:
             metrics_port=0,
             idle_poll_s=0.25,
             finality_poll_s=0.25,
-            accounts_poll_s=1.0,
             rpc_timeout_s=2.0,
             log_level="error",
+            **{"accounts_poll_s": 1.0, **self.more},
             programs=(ProgramSetting(name="voting", idl=BUILTIN_IDL, projections=("voting",)),),
         )
 
@@ -224,6 +232,9 @@ class Stage:
                 # A daemon that backs off, or has no processor to itself, needs time rather than slots: what strikes at the tip
                 # strikes nobody who is behind it, and more slots would leave it further behind.
                 await self._until(lambda tip=node.chain.tip.slot: daemon.state.sealed >= tip - NEAR_SLOTS, STEP_S * 40)
+        if self.lingers:
+            await node.advance(FINALIZED_LAG + 2)
+            await self._until_final(lambda: bool(daemon.state.unproven))
         phase.struck = node.faults.counts - before
         node.faults.clear()
         idle = [name for name in faults if not phase.struck[name]]
@@ -259,6 +270,15 @@ class Stage:
         return model
 
     async def _settle(self, phase: Phase, daemon: Daemon) -> None:
+        if await self._until_final():
+            return
+        final = self.node.chain.slot_at(Commitment.FINALIZED)
+        with database.connect(self.dsn) as connection:
+            row = connection.execute("SELECT * FROM events.freshness").fetchone()
+        phase.wrong.append(f"not settled at slot {final}: {row}; reasons {daemon.reasons()}, {daemon.state.unproven}")
+
+    async def _until_final(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until the daemon has everything that is final now; False when it has not in time. Returns early when `given_up` says so."""
         final = self.node.chain.slot_at(Commitment.FINALIZED)
 
         with database.connect(self.dsn) as connection:
@@ -267,12 +287,7 @@ class Stage:
                 row = connection.execute("SELECT projected_slot, finalized_slot FROM events.freshness").fetchone()
                 return row is not None and all(slot is not None and slot >= final for slot in row)
 
-            if await self._until(settled, SETTLED_SECONDS_MAX):
-                return
-            row = connection.execute("SELECT * FROM events.freshness").fetchone()
-            phase.wrong.append(
-                f"not settled at slot {final}: {row}; reasons {daemon.reasons()}, {daemon.state.unproven}"
-            )
+            return await self._until(lambda: settled() or given_up(), SETTLED_SECONDS_MAX)
 
     async def _compare(self, phase: Phase, client: Node) -> None:
         final = self.node.chain.slot_at(Commitment.FINALIZED)

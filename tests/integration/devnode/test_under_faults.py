@@ -53,6 +53,20 @@ def test_a_fault_that_never_strikes_is_a_finding(db: str, monkeypatch: pytest.Mo
     assert found[-1].wrong == []
 
 
+@pytest.mark.parametrize("has_witness", [True, False])
+def test_the_phase_with_a_witness_fails_when_the_witness_is_taken_away(db: str, has_witness: bool) -> None:
+    """A node that hides transactions until they are final, in lists and blocks alike: only another one can tell."""
+    # No notification, no look at accounts and no sample betrays them.
+    faults = {"hidden-signatures": "0.3,everywhere=1", "lost-notifications": "1"}
+    stage = Stage(db, 105, has_witness=has_witness, lingers=True, accounts_poll_s=3_600.0, audit_sample=0.0)
+    phase, end = asyncio.run(stage.run({WITNESSED: faults}))
+    assert phase.struck["hidden-signatures"] > 0
+    if has_witness:
+        assert (phase.wrong, end.wrong) == ([], [])
+    else:
+        assert any("missing [(" in line for line in phase.wrong), phase.wrong
+
+
 def test_the_walk_sees_what_the_blocks_hold(db: str) -> None:
     """The rival of the ledger is no copy of it: it reads the node alone."""
 

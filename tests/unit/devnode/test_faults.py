@@ -385,6 +385,27 @@ async def sick(client: Client) -> Seen:
     return [reply != "ok" for reply in replies]
 
 
+async def refused(client: Client) -> Seen:
+    signature = client.land()
+    slot = await client.node.advance()
+    seen = []
+    for _ in range(TIMES // 4):
+        for call in (
+            ("getBlock", slot, CONFIRMED),
+            ("getBlockTime", slot),
+            ("getTransaction", signature, CONFIRMED),
+            ("getSignaturesForAddress", str(MEMO), CONFIRMED),
+        ):
+            reply = await client.rpc(*call)
+            is_refused = isinstance(reply, dict) and "code" in reply
+            assert not is_refused or reply == {
+                "code": -32019,
+                "message": "Failed to query long-term storage; please try again",
+            }
+            seen.append(is_refused)
+    return seen
+
+
 async def pruned(client: Client) -> Seen:
     await client.node.advance(6)
     seen = []
@@ -461,6 +482,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Client], Awaitable[Seen]]]] = {
     "garbage": ("", no_json),
     "balancer": ("", behind),
     "unhealthy": ("", sick),
+    "refusals": ("", refused),
     "pruned-history": (",slots=3", pruned),
     "hidden-signatures": ("", hidden_in_lists),
     "invented-signatures": ("", invented_in_lists),
@@ -573,6 +595,7 @@ def test_the_control_methods_switch_faults_on_and_off_whatever_is_broken() -> No
         (("garbage", "1"), "is no rate"),
         (("garbage", 1, {"slots": 2}), "unknown parameter"),
         (("balancer", 1, {"slots": -1}), "is not a number"),
+        (("refusals", 1, {"code": 32_004}), "is none of"),
     ],
 )
 def test_what_is_no_fault_is_refused_over_the_control_methods(params: tuple[Any, ...], words: str) -> None:
@@ -607,6 +630,26 @@ def test_the_listing_names_every_fault_with_its_units() -> None:
         "parameters": {"ms": 30_000.0},
     }
     assert listing["clock-skew"]["rate"] == "seconds at most"
+
+
+@pytest.mark.parametrize(
+    ("code", "call", "message"),
+    [
+        (32_009, ("getBlock", 0), "Slot 0 was skipped, or missing in long-term storage"),
+        (32_009, ("getBlockTime", 0), "Slot 0 was skipped, or missing in long-term storage"),
+        (32_011, ("getBlock", 0), "Transaction history is not available from this node"),
+        (32_011, ("getTransaction", "1" * 64), "Transaction history is not available from this node"),
+        (32_011, ("getSignaturesForAddress", str(MEMO)), "Transaction history is not available from this node"),
+        (
+            *(32_010, ("getProgramAccounts", str(MEMO))),
+            f"{MEMO} excluded from account secondary indexes; this RPC method unavailable for key",
+        ),
+    ],
+)
+def test_other_kinds_of_nodes_refuse_in_their_words(code: int, call: tuple[Any, ...], message: str) -> None:
+    _, error, slot = control(("devnode_setFault", "refusals", 1, {"code": code}), call, ("getSlot",))
+    assert error == {"code": -code, "message": message}
+    assert slot == 0
 
 
 def test_a_retry_after_header_comes_when_it_is_asked_for() -> None:

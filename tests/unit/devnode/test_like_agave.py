@@ -97,6 +97,70 @@ def test_a_signature_that_is_forgotten_is_not_notified() -> None:
     assert pubsub.answer(2, request)[1] == []
 
 
+@pytest.mark.parametrize("heard_by", ["nobody", "all", "the payer's friends", "others"])
+def test_logs_are_kept_for_those_who_listen_when_a_transaction_runs(heard_by: str) -> None:
+    """No catch-up: who comes later hears of a block that is not final yet only what somebody wanted to hear when it ran."""
+    node = Node()
+    pubsub = PubSub(node.chain, node.rpc, FaultEngine(0))
+    mentions = {"the payer's friends": node.payer.pubkey(), "others": Keypair().pubkey()}
+
+    def subscribe(connection: int, what: Any, commitment: str) -> None:
+        params = [what, {"commitment": commitment}]
+        pubsub.answer(connection, json.dumps({"jsonrpc": "2.0", "id": 1, "method": "logsSubscribe", "params": params}))
+
+    # Somebody who has left by then does not count.
+    subscribe(7, "all", "processed")
+    pubsub.forget(7)
+    if heard_by != "nobody":
+        subscribe(1, {"mentions": [str(mentions[heard_by])]} if heard_by in mentions else "all", "processed")
+    signature = node.land(node.signed(memo("quiet")))
+    pubsub.deliveries(list(node.chain.happenings))
+    node.chain.happenings.clear()
+    subscribe(2, {"mentions": [str(node.payer.pubkey())]}, "finalized")
+    subscribe(3, "all", "finalized")
+    node.advance(40)
+    late = pubsub.deliveries(list(node.chain.happenings))
+    told = {number for one in late if signature.encode() in one.payload for number in one.connections}
+    # Who wants everything gets whatever was kept; an address is known only where somebody listened for it.
+    assert told & {2, 3} == {"all": {3}, "the payer's friends": {2, 3}}.get(heard_by, set())
+
+
+def test_what_was_pruned_is_spoken_of_as_by_a_validator_that_cleaned_its_ledger() -> None:
+    """Seen on a validator that was started anew with a limit of 60 shreds: 761 was the lowest root, 762 skipped, 763 the first block."""
+    node = Node()
+    signature = node.land(node.signed(memo("old")))
+    node.advance(10)
+    parent = node.chain.tip.slot
+    node.chain.finish_slot(START, skip=2)
+    first = node.chain.working.slot
+    node.advance(node.chain.config.finalized_lag_slots + 5)
+    node.chain.prune_below(first)
+    assert node.ask("getFirstAvailableBlock")["result"] == first
+    assert node.ask("minimumLedgerSlot")["result"] == parent + 1 == first - 3
+
+    def answers(method: str, slot: int) -> Any:
+        reply = node.ask(method, slot)
+        return reply.get("error", {}).get("code") or type(reply["result"]).__name__
+
+    for method, found in (("getBlock", "dict"), ("getBlockTime", "int")):
+        assert [answers(method, slot) for slot in (1, parent, first - 3, first - 2, first - 1, first)] == [
+            *(-32001, -32001, -32001, -32007, -32007, found)
+        ]
+    assert answers("getBlock", 0) == -32001
+    assert node.ask("getBlockTime", 0)["result"] == START
+    message = f"Block 1 cleaned up, does not exist on node. First available block: {first}"
+    assert node.ask("getBlock", 1)["error"]["message"] == message
+    # Lists begin where the history does, and a place before it is not found.
+    payer = str(node.payer.pubkey())
+    assert node.ask("getBlocks", 0)["result"][0] == first
+    assert node.ask("getBlocksWithLimit", 0, 1)["result"] == [first]
+    assert node.ask("getSignaturesForAddress", payer)["result"] == []
+    for name in ("before", "until"):
+        assert node.ask("getSignaturesForAddress", payer, {name: signature})["error"]["code"] == -32020
+    assert node.ask("getTransaction", signature)["result"] is None
+    assert node.status(signature, searchTransactionHistory=True) is None
+
+
 def test_an_account_may_not_be_left_below_its_rent() -> None:
     node = Node()
     poor = Keypair().pubkey()

@@ -238,10 +238,12 @@ def test_memory_is_bounded_by_the_two_limits_whatever_lands() -> None:
         chain.airdrop(wallets[slot % len(wallets)].pubkey(), 1_000_000 + slot)
         chain.airdrop(wallets[slot % 3].pubkey(), 2_000_000 + slot)
         chain.finish_slot(GENESIS)
-    kept = sum(len(bank.transactions) for bank in chain._banks)
+    kept = sum(len(bank.transactions) for bank in chain.history)
     assert kept <= 312, "the limit, and the blocks without which nothing runs"
-    assert len(chain._statuses) == kept
-    assert {id(row) for rows in chain._by_address.values() for row in rows} == set(map(id, chain._statuses.values()))
+    assert len(chain.history._statuses) == kept
+    assert {id(row) for rows in chain.history._by_address.values() for row in rows} == set(
+        map(id, chain.history._statuses.values())
+    )
     assert len(chain._blockhashes) <= 300
 
 
@@ -251,7 +253,7 @@ def test_what_could_undo_a_block_goes_when_nobody_reads_that_far_back() -> None:
     for slot in range(5 + OLD_READS_SLOTS_MAX + 40):
         chain.airdrop(wallet, 1_000_000 + slot)
         chain.finish_slot(GENESIS)
-    undoable = [bank.slot for bank in chain._banks if bank.journal]
+    undoable = [bank.slot for bank in chain.history if bank.journal]
     assert undoable == list(range(chain.tip.slot - 5 - OLD_READS_SLOTS_MAX, chain.tip.slot + 1))
     # The oldest state that a node behind a balancer may show is still the right one.
     oldest = chain.tip.slot - 5 - OLD_READS_SLOTS_MAX
