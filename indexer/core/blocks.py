@@ -37,17 +37,22 @@ ATTEMPTS = 6
 Fate = Literal["there", "gone", "pruned"]
 
 
-def skipped(slot: Slot, last: Slot, commitment: Commitment) -> Generator[Request, Reply, bool]:
-    """Whether the next block behind the slot, up to `last` and a little further, shows by its parent that the chain went by the slot."""
+def behind(slot: Slot, last: Slot, commitment: Commitment) -> Generator[Request, Reply, Block | None]:
+    """The next block behind the slot, up to `last` and a little further; None when none is served. Every slot between its parent and itself was skipped:
+    what the list of blocks leaves out can't harm, for then the parent of the block that was taken for the next lies above what was left out."""
     end = min(max(last, slot + SKIPPED_TOGETHER_MAX), slot + BLOCKS_RANGE_MAX)
     listed = yield GetBlocks(Slot(slot + 1), Slot(end), commitment)
-    # What the list of blocks leaves out can't harm: then the parent of the block behind lies above the slot.
-    after = listed[:1] if isinstance(listed, tuple) else range(slot + 1, slot + SKIPPED_TOGETHER_MAX)
-    for at in after:
+    for at in listed[:1] if isinstance(listed, tuple) else range(slot + 1, slot + SKIPPED_TOGETHER_MAX):
         reply = yield GetBlock(Slot(at), "none", commitment)
         if isinstance(reply, Block) and reply.slot == at and reply.parent_slot < at:
-            return reply.parent_slot < slot
-    return False
+            return reply
+    return None
+
+
+def skipped(slot: Slot, last: Slot, commitment: Commitment) -> Generator[Request, Reply, bool]:
+    """Whether the next block behind the slot shows by its parent that the chain went by the slot."""
+    after = yield from behind(slot, last, commitment)
+    return after is not None and after.parent_slot < slot
 
 
 def fate(slot: Slot, signature: str, last: Slot, commitment: Commitment) -> Generator[Request, Reply, Fate | Unproven]:

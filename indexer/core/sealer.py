@@ -230,6 +230,7 @@ class Sealer:
         self._blocks.clear()
         self._parents.clear()
         self._empty.clear()
+        before = self.sealed
         try:
             outcome = yield from self._tick(hint, upto)
         except WalkBroken as broken:
@@ -238,6 +239,9 @@ class Sealer:
             self._blocks.clear()
         if isinstance(outcome, Unproven):
             self.tally.unproven += 1
+        if self.sealed == before:
+            # Sealing may stand still for long, and what is said of sealed slots must not wait for it.
+            self._settle_heard(self.sealed)
         return outcome
 
     # ---- 1. target and barrier ----
@@ -259,7 +263,8 @@ class Sealer:
             return barrier
         tip = barrier.slot
         self._tip = Slot(max(self._tip, tip))
-        target = Slot(min(target, tip))
+        # A hint that has no block is left aside: the barrier is the tip then.
+        target = tip if upto is None else Slot(min(tip, upto))
         if target <= self.sealed:
             return Done(self.sealed)
         return (yield from self._seal_to(target, tip))
@@ -435,17 +440,18 @@ class Sealer:
         """Seal some slots whatever the first endpoint's lists say: every block of them is read, from a served one down, parent by parent. A row that
         a list names all the same says so: the next list may join there."""
         sealed = self.sealed
-        top = Slot(min(target, sealed + self._policy.by_block_slots_max))
-        while top > sealed:
-            reply = yield GetBlock(top, "full", self._policy.commitment)
-            if isinstance(reply, Block):
-                break
-            if isinstance(reply, Failure) and reply.code is None:
-                return Unproven(f"the block of slot {top} can't be read: {reply.message}")
-            top = Slot(top - 1)
-        if top <= sealed:
-            return Unproven(f"no block is served of slots {sealed + 1}..{target}, and the lists are incomplete")
-        found = yield from blocks.read_down(top, sealed, self._policy.commitment, self._policy.content_attempts)
+        top = lowest = Slot(min(target, sealed + self._policy.by_block_slots_max))
+        reply = yield GetBlock(top, "full", self._policy.commitment)
+        if isinstance(reply, Failure) and reply.code is None:
+            return Unproven(f"the block of slot {top} can't be read: {reply.message}")
+        if not isinstance(reply, Block):
+            # A slot without one, or so it seems. However many there are: the next block's parent tells.
+            after = yield from blocks.behind(top, tip, self._policy.commitment)
+            if after is None:
+                return Unproven(f"no block is served of slots {top}..{tip}, and the lists are incomplete")
+            self._parents[after.slot] = after.parent_slot
+            lowest = after.parent_slot
+        found = yield from blocks.read_down(lowest, sealed, self._policy.commitment, self._policy.content_attempts)
         if not isinstance(found, list):
             return found
         for block in found:
@@ -540,14 +546,18 @@ class Sealer:
                     self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
+        self._settle_heard(upper, rows)
+        for slot in [slot for slot in self._blocks if slot <= upper]:
+            del self._blocks[slot]
+
+    def _settle_heard(self, upper: Slot, rows: tuple[Row, ...] = ()) -> None:
+        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint."""
         self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))
         for slot, signature in self.notifications.take_late():
             self.hints.give("notification", slot, signature)
         for slot in self.writes.sealed(upper, ((Slot(row.raw.slot), row.programs) for row in rows)):
             if not self._has_contents(slot):
                 self.hints.give("account", slot)
-        for slot in [slot for slot in self._blocks if slot <= upper]:
-            del self._blocks[slot]
 
     def _looked_at(self, slot: Slot, signature: str) -> bool:
         """Whether this round knows that the slot holds no such transaction of the programs. A block that was read for its signatures, before the
@@ -762,7 +772,9 @@ class Sealer:
         return Unproven(f"the block of slot {missing[0]} is not served: {why}")
 
     def _is_skipped(self, slot: Slot) -> Generator[Request, Reply, bool]:
-        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the next block's parent tells."""
+        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the parent of a block behind it tells."""
+        if any(parent < slot < at for at, parent in self._parents.items()):
+            return True
         for at in range(slot + 1, max(self._parents, default=slot) + 1):
             after = Slot(at)
             if after not in self._parents:
