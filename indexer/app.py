@@ -271,7 +271,8 @@ class Daemon:
         audited = {a: Slot(known.finalized_slot(ids[a], known.programs[ids[a]].program.start_slot)) for a in live}
         notifications = NotificationBuffer()
         sealer = Sealer(cursors, self._policy(), notifications)
-        auditor = Auditor(audited, AuditPolicy(settings.audit_sample, salt=secrets.token_bytes(32)))
+        starts = {a: Slot(known.programs[ids[a]].program.start_slot) for a in addresses}
+        auditor = Auditor(audited, AuditPolicy(settings.audit_sample, salt=secrets.token_bytes(32)), starts)
         self.state.sealed = sealer.sealed
         witness = witness_client(settings, prepared)
         async with contextlib.AsyncExitStack() as stack:

@@ -38,8 +38,8 @@ Fate = Literal["there", "gone", "pruned"]
 
 
 def behind(slot: Slot, last: Slot, commitment: Commitment) -> Generator[Request, Reply, Block | None]:
-    """The next block behind the slot, up to `last` and a little further; None when none is served. Every slot between its parent and itself was skipped:
-    what the list of blocks leaves out can't harm, for then the parent of the block that was taken for the next lies above what was left out."""
+    """The next block behind the slot, up to `last` and a little further; None when none is served. Each slot between its parent and itself was skipped.
+    What the list of blocks leaves out can't harm: then the parent of the block that was taken for the next is what was left out, or lies above it."""
     end = min(max(last, slot + SKIPPED_TOGETHER_MAX), slot + BLOCKS_RANGE_MAX)
     listed = yield GetBlocks(Slot(slot + 1), Slot(end), commitment)
     for at in listed[:1] if isinstance(listed, tuple) else range(slot + 1, slot + SKIPPED_TOGETHER_MAX):

@@ -102,12 +102,19 @@ class _Findings:
 class Auditor:
     """Owns the finalized cursors. One routine at a time; `sealed` bounds it, for what is not sealed is not compared."""
 
-    def __init__(self, cursors: Mapping[Address, Slot], policy: AuditPolicy | None = None) -> None:
+    def __init__(
+        self,
+        cursors: Mapping[Address, Slot],
+        policy: AuditPolicy | None = None,
+        starts: Mapping[Address, Slot] | None = None,
+    ) -> None:
         self.tally = AuditTally()
         self.root = Slot(-1)
         """The finalized tip as last read."""
         self._policy = policy if policy is not None else AuditPolicy()
         self._cursors = dict(cursors)
+        # The ledger's first slot of each program, those that will be admitted included: what lies before it is not the ledger's.
+        self._starts = dict(starts or {})
         self._tip = Slot(-1)
         self._samples_left = 0
         # Up to here every block is compared, because a list was caught.
@@ -336,6 +343,9 @@ class Auditor:
     ) -> Routine:
         """Look at the block of a sealed slot for a hint: what it holds and the ledger does not is appended late. `sealed`: up to where each
         program is. Done's `late` tells how many. Unproven: the block can't be had now."""
+        mine = sorted(a for a, upto in sealed.items() if self._starts.get(a, slot) <= slot <= upto)
+        if not mine:
+            return Done(slot)
         if slot <= self.finalized:
             commitment = "finalized"
         missing: dict[str, tuple[Content, set[Address]]] = {}
@@ -343,7 +353,7 @@ class Auditor:
         if isinstance(block, Unproven | Halted):
             return block
         known: set[str] = set()
-        for address in sorted(address for address, upto in sealed.items() if upto >= slot):
+        for address in mine:
             reply = yield ReadLedger(address, slot, slot)
             if not isinstance(reply, tuple):
                 return Unproven(f"the ledger can't be read: {_message(reply)}")

@@ -536,14 +536,16 @@ class Sealer:
         self.tally.rows += len(rows)
         self.tally.logs_unknown += sum(row.raw.logs is None for row in rows)
         self.tally.truncated += sum(row.raw.logs is not None and "Log truncated" in row.raw.logs for row in rows)
+        listed: dict[Address, RawTransaction] = {}
         for row in rows:
             raw = row.raw
             self._stored[raw.signature] = (Slot(raw.slot), raw.err, raw.logs)
             if row.witnesses & SAW_LIST:
-                held = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
                 for address in row.programs:
-                    self._last_listed[address] = held
-                    self._nothing_listed.discard(address)
+                    listed[address] = raw
+        for address, raw in listed.items():
+            self._last_listed[address] = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
+            self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
         self._settle_heard(upper, rows)

@@ -50,7 +50,9 @@ PROGRAMS = (Address("ProgramA"), Address("ProgramB"))
 # Is added to the running ledger where the dice say so.
 ADDED = Address("ProgramC")
 NEAR_SLOTS = 12
-OF_THE_NODE = (GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness)
+OF_THE_NODE = frozenset(
+    {GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness}
+)
 HINTS_A_MINUTE: Mapping[Kind, int] = {"notification": 1_000, "account": 1_000, "list": 1_000}
 JUMP_SLOTS_MAX = 12
 SLOTS = 60
@@ -91,7 +93,7 @@ class History:
 
 
 SealerFactory = Callable[[Mapping[Address, Slot], SealPolicy], Sealer]
-AuditorFactory = Callable[[Mapping[Address, Slot], AuditPolicy], Auditor]
+AuditorFactory = Callable[[Mapping[Address, Slot], AuditPolicy, Mapping[Address, Slot]], Auditor]
 LedgerFactory = Callable[[tuple[Address, ...]], SimulatedLedger]
 
 
@@ -101,6 +103,8 @@ class _Task:
     reply: Reply = None
     # Of the sealer that hears the socket; not that of a program which catches up.
     live: bool = True
+    # The slot that a hint named, where a hint is followed.
+    about: Slot | None = None
     # What it will know to be committed once the reply has reached it.
     sealed: tuple[Row, ...] = ()
 
@@ -149,6 +153,7 @@ class Simulation:
         self.ledger = make_ledger((*PROGRAMS, ADDED))
         self.node.joinable = self._joinable
         self._watched: tuple[Address, ...] = PROGRAMS
+        self._starts = dict.fromkeys((*PROGRAMS, ADDED), Slot(1))
         self._turns = random.Random(f"{seed}/turns")
         self._slots = slots
         # A history that is being shrunk may be as small as it likes.
@@ -156,7 +161,7 @@ class Simulation:
         self._make_sealer, self._make_auditor = make_sealer, make_auditor
         self._crash_at = crash_at
         self._tell = tell
-        self._digest = hashlib.sha256()
+        self._committed_rows: list[str] = []
         self._corrections = 0
         self._sampled: set[tuple[Address, Slot]] = set()
         self._policy = self._drawn_policy()
@@ -184,18 +189,19 @@ class Simulation:
     # ---- turns ----
 
     def _turn(self) -> None:
-        self._wake_sleepers()
+        if self._sleepers:
+            self._wake_sleepers()
         if self._crash_at is None and self.dice.strike("lease_lost"):
             self._fall_asleep()
         self._act(self._writer)
 
     def _act(self, writer: _Writer) -> None:
-        self._guarded(writer, lambda: self._step(writer))
+        self._guarded(writer, self._step)
 
-    def _guarded(self, writer: _Writer, work: Callable[[], None]) -> None:
+    def _guarded(self, writer: _Writer, work: Callable[[_Writer], None]) -> None:
         """Whatever ends a writer ends it here, and another one takes over."""
         try:
-            work()
+            work(writer)
         except Crash:
             self._say("the process dies")
             self._bury(writer)
@@ -235,7 +241,8 @@ class Simulation:
             return _Task(writer.auditor.audit(writer.sealer.sealed))
         self._say(f"epoch {writer.witness.epoch}: a {hint.kind} hints at slot {hint.slot}")
         cursors = writer.sealer.cursors
-        return _Task(writer.auditor.follow(hint, writer.sealer.hints, cursors, self._policy.commitment))
+        routine = writer.auditor.follow(hint, writer.sealer.hints, cursors, self._policy.commitment)
+        return _Task(routine, about=hint.slot)
 
     def _new_round(self, writer: _Writer) -> _Task:
         if writer.catching_up is not None:
@@ -263,18 +270,21 @@ class Simulation:
             if self._tell is not None:
                 self._say(f"  {stop.value}")
             if isinstance(stop.value, Halted):
-                self._halted(writer, stop.value)
+                self._halted(writer, stop.value, task.about)
             return True
         finally:
-            writer.witness.sealed(task.sealed)
-            task.sealed = ()
+            if task.sealed:
+                writer.witness.sealed(task.sealed)
+                task.sealed = ()
         task.reply = self._perform(writer, request)
         if isinstance(request, Append) and task.reply is None and task.live:
             task.sealed = request.plan.rows
         return False
 
-    def _halted(self, writer: _Writer, outcome: Halted) -> None:
+    def _halted(self, writer: _Writer, outcome: Halted, about: Slot | None) -> None:
         self.history.halted += 1
+        if about is not None and self.chain.lacks(about):
+            return
         behind = [] if writer.catching_up is None else [writer.catching_up.sealed]
         need = 1 + min(writer.sealer.sealed, writer.auditor.finalized, *behind)
         if self.chain.hole is not None and self.chain.hole[1] >= need:
@@ -290,7 +300,7 @@ class Simulation:
             raise Divergence("the core asks without end")
         if self.history.requests == self._crash_at or self.dice.strike("crash"):
             raise Crash
-        if isinstance(request, OF_THE_NODE):
+        if type(request) in OF_THE_NODE:
             return self._ask(writer, request)
         match request:
             case Together(requests):
@@ -363,8 +373,7 @@ class Simulation:
             self.history.retracted += len(request.correction.foreign)
             found = [row for row in rows if row.raw.signature in self.node.hidden]
             self._corrections += len(rows) - len(found) + len(request.correction.foreign)
-        for row in rows:
-            self._digest.update(f"{row.raw.signature} {row.raw.slot} {row.witnesses} ".encode())
+        self._committed_rows.extend([f"{row.raw.signature} {row.raw.slot} {row.witnesses} " for row in rows])
 
     # ---- time and processes ----
 
@@ -413,7 +422,7 @@ class Simulation:
         far = sealed[ADDED] < min(sealed[program] for program in PROGRAMS) - NEAR_SLOTS
         live = PROGRAMS if far else self._watched
         sealer = self._make_sealer({p: sealed[p] for p in live}, self._policy)
-        auditor = self._make_auditor({p: finalized[p] for p in live}, self._audits)
+        auditor = self._make_auditor({p: finalized[p] for p in live}, self._audits, self._starts)
         writer = _Writer(sealer, auditor, self._leader)
         writer.started = self.chain.tip
         if live == self._watched:
@@ -436,8 +445,6 @@ class Simulation:
         self._writer = self._take_over()
 
     def _wake_sleepers(self) -> None:
-        if not self._sleepers:
-            return
         awake = [writer for turns, writer in self._sleepers if turns <= 0]
         worn_out = [writer for turns, writer in self._sleepers if turns < -AWAKE_TURNS_MAX]
         self._sleepers = [(turns - 1, writer) for turns, writer in self._sleepers]
@@ -487,13 +494,13 @@ class Simulation:
 
     def _finish_round(self, writer: _Writer) -> None:
         while writer is self._writer and (writer.sealing is not None or writer.auditing is not None):
-            self._guarded(writer, lambda: self._finish_turn(writer))
+            self._guarded(writer, self._finish_turn)
 
     def _finish_turn(self, writer: _Writer) -> None:
-        for name in ("sealing", "auditing"):
-            task: _Task | None = getattr(writer, name)
-            if task is not None and self._advance_task(writer, task):
-                setattr(writer, name, None)
+        if writer.sealing is not None and self._advance_task(writer, writer.sealing):
+            writer.sealing = None
+        if writer.auditing is not None and self._advance_task(writer, writer.auditing):
+            writer.auditing = None
 
     def _count(self, writer: _Writer) -> None:
         tally = writer.sealer.notifications.tally
@@ -522,8 +529,8 @@ class Simulation:
         history.slots = self.chain.tip
         history.transactions = self.chain.transactions
         history.strikes = self.dice.counts
-        self._digest.update(f"{history.requests} {sorted(history.strikes.items())}".encode())
-        history.digest = self._digest.hexdigest()
+        all_of_it = f"{''.join(self._committed_rows)}{history.requests} {sorted(history.strikes.items())}"
+        history.digest = hashlib.sha256(all_of_it.encode()).hexdigest()
         return history
 
     def _say(self, text: str) -> None:

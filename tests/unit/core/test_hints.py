@@ -143,6 +143,22 @@ def test_a_notification_after_the_seal_leads_to_its_block() -> None:
     assert (watcher.tally.hidden, watcher.tally.phantoms) == (1, 1)
 
 
+def test_what_is_heard_of_sealed_slots_does_not_wait_for_a_seal() -> None:
+    """Sealing may stand still for as long as it takes a person to come."""
+    node = Node(chain(0, 20, s12=[content(12, 0, "x"), content(12, 1, "hidden")]), 20)
+    node.bends[ListSignatures] = hiding("hidden")
+    it, ledger = sealer(), Ledger()
+    drive(it.tick(), node, ledger)
+    it.notifications.observe(note(12, "hidden"))
+    it.writes.wrote(S(14), A)
+    node.blocks.update(chain(21, 22))
+    node.tip = 22
+    node.bends[GetBlock] = lambda r, n: Failure("time-out")
+    assert isinstance(drive(it.tick(), node, ledger), Unproven)
+    assert it.hints.take(0.0) == Hint("notification", S(12), frozenset({"hidden"}))
+    assert it.hints.take(0.0) == Hint("account", S(14))
+
+
 def with_rows(ledger: Ledger) -> Ledger:
     """What was appended, to be read again."""
     ledger.held = [
@@ -195,8 +211,10 @@ def test_a_notification_that_comes_while_the_round_goes_on_is_no_phantom_where_t
 # ---- what comes of them ----
 
 
-def follow(node: Node, ledger: Ledger, hint: Hint, finalized: int = 9) -> tuple[Any, Auditor, Hints]:
-    watcher, hints = Auditor({A: S(finalized), B: S(finalized)}), Hints()
+def follow(
+    node: Node, ledger: Ledger, hint: Hint, finalized: int = 9, starts: dict[Any, Slot] | None = None
+) -> tuple[Any, Auditor, Hints]:
+    watcher, hints = Auditor({A: S(finalized), B: S(finalized)}, None, starts), Hints()
     hints.give(hint.kind, hint.slot, next(iter(hint.signatures), None))
     taken = hints.take(0.0)
     assert taken is not None
@@ -208,6 +226,17 @@ def test_only_programs_that_lack_the_row_get_it() -> None:
     ledger = Ledger(held=[(A, held_row(1, 12, "x"))])
     outcome, _, _ = follow(node, ledger, Hint("account", S(12)))
     assert outcome == Done(S(12), late=1)
+    assert [row.programs for row in ledger.late] == [frozenset({B})]
+
+
+def test_what_lies_before_a_programs_first_slot_is_not_the_ledgers() -> None:
+    """Anybody may make the node notify an old transaction."""
+    blocks = chain(0, 20, s12=[content(12, 0, "x", A, B)])
+    hint = Hint("notification", S(12), frozenset({"x"}))
+    node, ledger = Node(blocks, 20), Ledger()
+    assert follow(node, ledger, hint, starts={A: S(13), B: S(13)})[0] == Done(S(12))
+    assert (node.log, ledger.late) == ([], [])
+    assert follow(node, ledger, hint, starts={A: S(13), B: S(12)})[0] == Done(S(12), late=1)
     assert [row.programs for row in ledger.late] == [frozenset({B})]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from indexer.core import blocks
 from indexer.core.protocol import (
@@ -81,6 +81,19 @@ def test_when_the_list_stays_so_the_blocks_are_read_instead() -> None:
     assert not ledger.rows[0].witnesses & SAW_LIST
     assert it.tally.by_block == 5
     assert drive(it.tick(), node, ledger) == Done(Slot(19))
+
+
+def test_by_block_a_stretch_of_dead_slots_is_passed_however_long_it_is() -> None:
+    """Found by the simulator, seed 9873: the slots of a fork that had died had no block, and so many were never read at once."""
+    blocks = {**chain(0, 9, s8=[content(8, 0, "last")]), **chain(40, 60, s41=[content(41, 0, "x")])}
+    node = Node(blocks, 60, bends={ListSignatures: lists()})
+    it, ledger = sealer(by_block_slots_max=16, unjoined_max=1), Ledger(held=[(A, LAST)])
+    assert drive(it.tick(), node, ledger) == Done(Slot(25))
+    assert drive(it.tick(), node, ledger) == Done(Slot(41), 1)
+    # That the next slots have no block is said by the parent of one behind them, not by a refusal.
+    node.bends[GetBlock] = lambda r, n: Failure("not available", SLOT_SKIPPED) if 41 < r.slot < 60 else NotImplemented
+    assert isinstance(drive(it.tick(), node, ledger), Unproven)
+    assert it.sealed == 41
 
 
 def test_what_a_list_names_all_the_same_is_where_the_next_one_joins() -> None:
