@@ -95,11 +95,11 @@ class NotificationBuffer:
 
     def signatures(self, slot: Slot) -> Iterable[str]:
         """Signatures that the socket named in this slot."""
-        return tuple(self._by_slot.get(slot, ()))
+        return self._by_slot.get(slot, ())
 
     def slots(self, first: Slot, last: Slot) -> list[Slot]:
         """Slots in first..last with at least one notification, ascending."""
-        return sorted(slot for slot in self._by_slot if first <= slot <= last)
+        return sorted([slot for slot in self._by_slot if first <= slot <= last])
 
     def saw(self, slot: Slot, signature: str) -> bool:
         """Whether the socket named this signature in this slot or, as it does around a slot's end, in the one before."""

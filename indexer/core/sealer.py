@@ -17,7 +17,7 @@ be proven the routine ends `Unproven` and the checkpoint stays.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -69,6 +69,7 @@ TRANSACTION_BYTES = 4_000
 # Before the first whole block was seen.
 BLOCK_BYTES_GUESS = 64_000
 TRUNCATION_MARK = "Log truncated"
+_NOBODY: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,12 +570,13 @@ class Sealer:
             return slot in self._empty
         return block.contents is not None or signature not in (block.signatures or ())
 
-    def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
+    def _suspicious(self, chunk: _Chunk) -> list[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""
+        slots = self.notifications.slots(Slot(self.sealed + 1), chunk.upper)
+        if not slots:
+            return []
         named = {signature for _, signature in chunk.mentioned_by}
-        for slot in self.notifications.slots(Slot(self.sealed + 1), chunk.upper):
-            if any(signature not in named for signature in self.notifications.signatures(slot)):
-                yield slot
+        return [slot for slot in slots if not named.issuperset(self.notifications.signatures(slot))]
 
     def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         disputed = set(chunk.disputed()).intersection(slots)
@@ -584,7 +586,8 @@ class Sealer:
         failed = yield from self._fetch_blocks([slot for slot in whole if not self._has_contents(slot)], "full")
         if failed is not None:
             return failed
-        light = [slot for slot in self._suspicious(chunk) if slot in set(slots) and slot not in self._blocks]
+        group = set(slots)
+        light = [slot for slot in self._suspicious(chunk) if slot in group and slot not in self._blocks]
         failed = yield from self._fetch_blocks(light, "signatures", skipped_is_empty=True)
         if failed is not None:
             return failed
@@ -848,8 +851,8 @@ class Sealer:
         else the list is believed. A program that was sealed further has its row already, this one is the others'."""
         raw = content.raw
         slot = Slot(raw.slot)
-        open_ = frozenset(address for address, cursor in self._cursors.items() if cursor < slot)
-        claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), set())
+        open_ = frozenset([address for address, cursor in self._cursors.items() if cursor < slot])
+        claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), _NOBODY)
         mentioned = open_ & content.programs
         return mentioned if claimed <= mentioned or _keys_known(raw) else mentioned | claimed
 

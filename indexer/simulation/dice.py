@@ -106,7 +106,7 @@ class Dice:
         if left == 0:
             left = self._until_strike(name)
         self._left[name] = left - 1
-        if left > 1:
+        if left != 1:
             return False
         strike = (name, self._thrown[name])
         if self._only is not None and strike not in self._only:
