@@ -69,6 +69,7 @@ TRANSACTION_BYTES = 4_000
 # Before the first whole block was seen.
 BLOCK_BYTES_GUESS = 64_000
 TRUNCATION_MARK = "Log truncated"
+NOWHERE = Slot(-1)
 _NOBODY: frozenset[Address] = frozenset()
 
 
@@ -532,6 +533,7 @@ class Sealer:
         )
 
     def _committed(self, upper: Slot, rows: tuple[Row, ...]) -> None:
+        ahead = max(self._cursors.values())
         for address, cursor in self._cursors.items():
             self._cursors[address] = Slot(max(cursor, upper))
         self.tally.rows += len(rows)
@@ -549,26 +551,29 @@ class Sealer:
             self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
-        self._settle_heard(upper, rows)
+        self._settle_heard(upper, rows, ahead)
         for slot in [slot for slot in self._blocks if slot <= upper]:
             del self._blocks[slot]
 
-    def _settle_heard(self, upper: Slot, rows: tuple[Row, ...] = ()) -> None:
-        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint."""
+    def _settle_heard(self, upper: Slot, rows: tuple[Row, ...] = (), ahead: Slot = NOWHERE) -> None:
+        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint. `ahead`: up to where some
+        program was sealed before: a block that was read below it was not read for that one."""
         self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))
         for slot, signature in self.notifications.take_late():
             self.hints.give("notification", slot, signature)
         for slot in self.writes.sealed(upper, ((Slot(row.raw.slot), row.programs) for row in rows)):
-            if not self._has_contents(slot):
+            if slot <= ahead or not self._has_contents(slot):
                 self.hints.give("account", slot)
 
     def _looked_at(self, slot: Slot, signature: str) -> bool:
-        """Whether this round knows that the slot holds no such transaction of the programs. A block that was read for its signatures, before the
-        notification came, and holds this one shows the contrary."""
+        """Whether this round knows that the slot holds no such transaction of the programs. A block that holds it shows the contrary: it was read for
+        its signatures before the notification came, or for another program than the one whose transaction this is, which was sealed further."""
         block = self._blocks.get(slot)
         if block is None:
             return slot in self._empty
-        return block.contents is not None or signature not in (block.signatures or ())
+        if block.contents is None:
+            return signature not in (block.signatures or ())
+        return all(content.raw.signature != signature for content in block.contents)
 
     def _suspicious(self, chunk: _Chunk) -> list[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""

@@ -143,6 +143,26 @@ def test_a_notification_after_the_seal_leads_to_its_block() -> None:
     assert (watcher.tally.hidden, watcher.tally.phantoms) == (1, 1)
 
 
+def test_a_block_that_was_read_for_one_program_does_not_settle_what_is_said_of_another() -> None:
+    """Found by the simulator, seed 19245: a program that was added is sealed behind the others, and the slot is read for it."""
+    blocks = chain(0, 20, s12=[content(12, 0, "hidden", A), content(12, 1, "y", B)])
+    node = Node(blocks, 20, bends={ListSignatures: hiding("hidden", "y")})
+    it, ledger = sealer({A: 15, B: 9}), Ledger()
+    it.notifications.observe(note(12, "hidden"))
+    it.writes = AccountWrites({A: S(9), B: S(9)})
+    it.writes.wrote(S(12), A)
+    drive(it.tick(), node, ledger)
+    assert [(row.raw.signature, row.programs) for row in ledger.rows] == [("y", frozenset({B}))]
+    assert it.hints.take(0.0) == Hint("notification", S(12), frozenset({"hidden"}))
+    assert it.notifications.tally.phantoms == 0
+    it, ledger = sealer({A: 15, B: 9}), Ledger()
+    it.notifications.observe(note(12, "y"))
+    it.writes = AccountWrites({A: S(9), B: S(9)})
+    it.writes.wrote(S(12), A)
+    drive(it.tick(), node, ledger)
+    assert it.hints.take(0.0) == Hint("account", S(12))
+
+
 def test_what_is_heard_of_sealed_slots_does_not_wait_for_a_seal() -> None:
     """Sealing may stand still for as long as it takes a person to come."""
     node = Node(chain(0, 20, s12=[content(12, 0, "x"), content(12, 1, "hidden")]), 20)
