@@ -33,7 +33,6 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
-    GetFirstAvailable,
     GetSlot,
     Halted,
     Held,
@@ -122,6 +121,7 @@ class Auditor:
         # The last row below the cursor that a list has named, by program; None: there is none near. Asked anew when rows were compared.
         self._joints: dict[Address, Held | None] = {}
         self._unjoined = 0
+        self._holes = 0
 
     @property
     def finalized(self) -> Slot:
@@ -158,16 +158,10 @@ class Auditor:
         }
         for walk in walks.values():
             yield from walk.descend()
-        # Asked after the lists: what is there now was there while they were read.
-        reply = yield GetFirstAvailable()
-        if not isinstance(reply, int):
-            return Unproven(f"the node's first available block can't be read: {_message(reply)}")
-        if reply > max(self.finalized + 1, 1):
-            # A pruned list would make every old row look foreign.
-            return Halted(
-                f"the node's history begins at slot {reply}, but slot {self.finalized + 1} is the next to compare at finalized",
-                f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
-            )
+        # Asked after the lists: what is there now was there while they were read. A pruned list would make every old row look foreign.
+        lacking = yield from self._no_hole(Slot(tip))
+        if lacking is not None:
+            return lacking
         for address, walk in walks.items():
             if address in self._joints and self._joints[address] is None:
                 continue
@@ -198,6 +192,11 @@ class Auditor:
             for address, entries in pending.items():
                 pending[address] = [entry for entry in entries if entry.slot > upper]
         return Done(self.finalized, late=late, retracted=retracted)
+
+    def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        failed = yield from blocks.without_hole(self.finalized, tip, "finalized")
+        self._holes = self._holes + 1 if isinstance(failed, blocks.Hole) else 0
+        return Unproven(failed.reason) if isinstance(failed, Halted) and 0 < self._holes < blocks.HOLES_MAX else failed
 
     def _by_block(self, target: Slot) -> Routine:
         """Compare some slots without the lists: every block of them is read."""

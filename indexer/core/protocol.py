@@ -3,8 +3,8 @@
 The core's routines are generators: they yield a request and are sent its reply. A request that failed is answered with `Failure`, a value
 like any other, so that every place which asks must say what a refusal means there. Nothing here knows HTTP, sockets or PostgreSQL.
 
-Frozen structs, for there are many of them and a frozen dataclass takes several times as long to be made. `msgspec.structs.replace` makes one with other
-values.
+Frozen structs, for there are many of them and a frozen dataclass takes several times as long to be made. `msgspec.structs.replace` makes one with
+other values.
 """
 
 from __future__ import annotations

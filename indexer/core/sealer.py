@@ -42,7 +42,6 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
-    GetFirstAvailable,
     GetSlot,
     GetTransactions,
     Halted,
@@ -97,11 +96,6 @@ class SealPolicy:
     content_attempts: int = 20
     pause_s: float = 0.05
     pause_s_max: float = 1.0
-    # A list that gets this far behind the tip is checked against the node's first available block before it is believed.
-    history_gap_slots: int = 1_000
-    # From this distance on the node's blocks in between are listed: one that started from a newer snapshot lacks some.
-    hole_gap_slots: int = 100
-    hole_slots_min: int = blocks.HOLE_SLOTS_MIN
     page_min: int = 64
     # After so many rounds in which a list did not join the ledger, blocks are read instead, so many slots a round.
     unjoined_max: int = 3
@@ -179,7 +173,9 @@ class Sealer:
         self._tip = Slot(-1)
         # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
         self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
-        self._history_checked_at: Slot | None = None
+        # Up to here the node was seen to have every block, in this round; and the rounds in a row in which it was not.
+        self._whole_upto = NOWHERE
+        self._holes = 0
         self.witness = WitnessTally()
         self._absence = Absence()
         self._block_bytes = float(BLOCK_BYTES_GUESS)
@@ -215,7 +211,6 @@ class Sealer:
         if address in self._cursors:
             raise ValueError(f"{address} is sealed here already")
         self._cursors[address] = cursor
-        self._history_checked_at = None
         self.writes.admit(address, max(self._cursors.values()))
 
     def take_forgeries(self) -> list[Forgery]:
@@ -232,6 +227,7 @@ class Sealer:
         self._blocks.clear()
         self._parents.clear()
         self._empty.clear()
+        self._whole_upto = NOWHERE
         before = self.sealed
         try:
             outcome = yield from self._tick(hint, upto)
@@ -325,31 +321,19 @@ class Sealer:
             self._blocks[block.slot] = block
         return True
 
-    def _history_is_there(self, target: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
-        """A pruned node answers as if nothing had happened: before a long way back is believed, its oldest block must reach the last seal."""
-        need = Slot(self.sealed + 1)
-        first_time = self._history_checked_at is None
-        if not first_time and target - self.sealed <= self._policy.history_gap_slots:
+    def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        """Whether the node has every block between the last seal and the tip; asked once a round, and not at all where they were all served in it."""
+        if self._whole_upto >= tip:
             return None
-        reply = yield GetFirstAvailable()
-        if isinstance(reply, Failure):
-            return Unproven(f"the node's first available block can't be read: {reply.message}")
-        first = _integer(reply)
-        # Slot 0 and 1 are the genesis: nodes without pruning may name either.
-        if first > max(need, 1):
-            return Halted(
-                f"the node's history begins at slot {first}, but slot {need} is the next to seal",
-                f"use an RPC endpoint whose history reaches slot {need}, or, on a new ledger, set start_slot to {first} or later",
-            )
-        self._history_checked_at = target
-        return None
-
-    def _no_hole(self, target: Slot, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
-        """Asked in every round anew: a node that had the blocks may have jumped since, and the lists of this round are those of after."""
-        policy = self._policy
-        if target - self.sealed <= policy.hole_gap_slots:
-            return None
-        return (yield from blocks.without_hole(self.sealed, tip, policy.commitment, policy.hole_slots_min))
+        failed = yield from blocks.without_hole(self.sealed, tip, self._policy.commitment, self._parents)
+        if failed is None:
+            self._holes = 0
+            self._whole_upto = tip
+        elif isinstance(failed, blocks.Hole):
+            self._holes += 1
+            if self._holes < blocks.HOLES_MAX:
+                return Unproven(failed.reason)
+        return failed
 
     # ---- 2. lists ----
 
@@ -366,12 +350,6 @@ class Sealer:
         if isinstance(witness, Unproven):
             return witness
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
-        # Asked after the lists: what is there now was there while they were read. The other way round, pruning in between leaves a hole.
-        halted = yield from self._history_is_there(target)
-        if halted is None:
-            halted = yield from self._no_hole(target, tip)
-        if halted is not None:
-            return halted
         unjoined = yield from self._join(walks, target, tip)
         if unjoined is not None:
             self.tally.lists_unjoined += 1
@@ -515,6 +493,10 @@ class Sealer:
             contents = yield from self._contents(group, chunk)
             if not isinstance(contents, list):
                 return contents
+            # Asked after the lists, and after the contents, whose blocks tell their parents.
+            lacking = None if chunk.by_block else (yield from self._no_hole(tip))
+            if lacking is not None:
+                return lacking
             rows = tuple(contents)
             plan = SealPlan(self._ranges(upper), rows, tip, self._policy.commitment)
             reply = yield Append(plan)
@@ -556,8 +538,8 @@ class Sealer:
             del self._blocks[slot]
 
     def _settle_heard(self, upper: Slot, rows: tuple[Row, ...] = (), ahead: Slot = NOWHERE) -> None:
-        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint. `ahead`: up to where some
-        program was sealed before: a block that was read below it was not read for that one."""
+        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint. `ahead`: up to where
+        some program was sealed before. A block that was read below it was not read for that one."""
         self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))
         for slot, signature in self.notifications.take_late():
             self.hints.give("notification", slot, signature)

@@ -202,6 +202,9 @@ class ModelNode:
         upper = view.upper(request.commitment)
         if request.min_context_slot is not None and upper < request.min_context_slot:
             return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
+        if request.barrier is not None and self.chain.lacks(request.barrier):
+            # The edge asks an endpoint for the barrier before it asks it for a list.
+            return Failure(f"it has not served the barrier, slot {request.barrier}")
         branch = view.branch
         entries = branch.entries[request.address]
         end = bisect_right(entries, upper, key=slot_of)

@@ -525,7 +525,7 @@ def test_a_listed_transaction_in_a_slot_without_a_block_is_not_proven_away() -> 
 
 
 def test_pruned_history_halts_with_a_remedy() -> None:
-    outcome, ledger, it = one(Node(chain(15, 20), 20, first_available=15))
+    outcome, ledger, it = one(without_blocks_below(15))
     assert isinstance(outcome, Halted)
     assert "15" in outcome.reason
     assert "endpoint" in outcome.remedy
@@ -533,16 +533,32 @@ def test_pruned_history_halts_with_a_remedy() -> None:
     assert it.sealed == 9
 
 
-def test_history_is_looked_at_again_after_a_long_pause() -> None:
-    it, ledger = sealer(history_gap_slots=50), Ledger()
+def without_blocks_below(slot: int, **more: Any) -> Node:
+    """A node whose first block is of `slot` and names the one before as its parent."""
+    node = Node(chain(slot, 30), 30, first_available=slot, **more)
+
+    def true_parent(request: GetBlock, node: Node) -> Any:
+        reply = node.plain(request)
+        return structs.replace(reply, parent_slot=Slot(slot - 1)) if getattr(reply, "slot", None) == slot else reply
+
+    node.bends[GetBlock] = true_parent
+    return node
+
+
+@pytest.mark.parametrize("first", [22, 23, 30])
+def test_history_is_looked_at_in_every_round_however_few_slots_it_is(first: int) -> None:
+    """After a failover it is another node's."""
+    it, ledger = sealer(), Ledger()
     drive(it.tick(), Node(chain(0, 20), 20), ledger)
-    outcome = drive(it.tick(), Node(chain(90, 100), 100, first_available=90), ledger)
+    outcome = drive(it.tick(), without_blocks_below(first), ledger)
     assert isinstance(outcome, Halted)
     assert it.sealed == 20
+    assert drive(it.tick(), Node(chain(0, 30), 30), ledger) == Done(Slot(30))
 
 
 def test_a_first_block_that_cannot_be_read_is_no_proof_of_history() -> None:
-    node = Node(chain(0, 20), 20, bends={GetFirstAvailable: lambda r, n: Failure("time-out")})
+    node = without_blocks_below(15)
+    node.bends[GetFirstAvailable] = lambda r, n: Failure("time-out")
     outcome, ledger, _ = one(node)
     assert isinstance(outcome, Unproven)
     assert not ledger.plans
