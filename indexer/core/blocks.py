@@ -6,7 +6,8 @@ block names its parent, so the first block behind a slot tells whether the chain
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Literal
 
 from indexer.core.protocol import (
@@ -24,6 +25,7 @@ from indexer.core.protocol import (
     Reply,
     Request,
     Slot,
+    Together,
     Unproven,
 )
 
@@ -36,6 +38,9 @@ HOLES_MAX = 3
 # Slots of one getBlocks where many are asked: a megabyte of reply.
 LISTED_TOGETHER_MAX = 100_000
 ATTEMPTS = 6
+SAMPLES_TOGETHER_MAX = 4
+# Behind a slot of which a list hid something, so many slots are compared with their blocks, all of them.
+ALERT_SLOTS = 1_000
 Fate = Literal["there", "gone", "pruned"]
 
 
@@ -160,6 +165,26 @@ def reaches_back(need: Slot) -> Generator[Request, Reply, Unproven | Halted | No
         f"the node's history begins at slot {reply}, but slot {need} is needed next",
         f"use an RPC endpoint whose history reaches slot {need}, or, on a new ledger, set start_slot to {reply} or later",
     )
+
+
+def mentioned(slots: Sequence[Slot], commitment: Commitment) -> Generator[Request, Reply, dict[Slot, Block]]:
+    """The blocks of samples, with which of the watched programs each transaction mentions. One that is not served is no finding: a sample is only a
+    look more than the proof needs."""
+    found: dict[Slot, Block] = {}
+    for start in range(0, len(slots), SAMPLES_TOGETHER_MAX):
+        part = slots[start : start + SAMPLES_TOGETHER_MAX]
+        replies = yield Together(tuple([GetBlock(slot, "accounts", commitment) for slot in part]))
+        assert isinstance(replies, tuple)
+        for slot, reply in zip(part, replies, strict=True):
+            if isinstance(reply, Block) and reply.slot == slot and reply.mentions is not None:
+                found[slot] = reply
+    return found
+
+
+def draw(seed: int, salt: bytes) -> float:
+    """A number from 0 to 1 that nobody can foretell who does not know the salt."""
+    digest = blake2b(seed.to_bytes(8, "little"), key=salt[:64], digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
 def read_down(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from indexer.core import blocks, nulls
 from indexer.core.hints import Hint, Hints
@@ -45,18 +44,14 @@ from indexer.core.protocol import (
     Routine,
     Row,
     Slot,
-    Together,
     Unproven,
 )
 from indexer.core.walk import SignatureWalk, WalkBroken
 
 BLOCK_ATTEMPTS = 10
-SAMPLES_TOGETHER_MAX = 4
 # By blocks, where a list does not join: so many slots at once, and in one audit.
 BY_BLOCK_SLOTS = 16
 BY_BLOCK_SLOTS_MAX = 128
-# Behind a slot of which a list hid something, so many slots are compared with their blocks, all of them.
-ALERT_SLOTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +230,6 @@ class Auditor:
         findings = _Findings({}, {}, set(), {}, {})
         ranges = []
         shown = (yield from self._sample(upper)) if sample else {}
-        if isinstance(shown, Halted):
-            return shown
         for address, cursor in sorted(self._cursors.items()):
             if cursor >= upper:
                 continue
@@ -267,27 +260,17 @@ class Auditor:
         return Done(upper, late=len(rows), retracted=len(foreign))
 
     def _sampled(self, slot: Slot) -> bool:
-        if slot <= self._alert_last:
-            return True
-        digest = blake2b(slot.to_bytes(8, "little"), key=self._policy.salt[:64], digest_size=8).digest()
-        return int.from_bytes(digest, "little") < self._policy.sample * 2**64
+        return slot <= self._alert_last or blocks.draw(slot, self._policy.salt) < self._policy.sample
 
-    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block] | Halted]:
-        """The blocks of some slots up to `upper`. One that is not served is no finding: it is only a look more than the proof needs."""
-        found: dict[Slot, Block] = {}
+    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block]]:
+        """The blocks of some slots up to `upper`."""
         if self._policy.sample <= 0:
-            return found
+            return {}
         chosen = [Slot(at) for at in range(self.finalized + 1, upper + 1) if self._sampled(Slot(at))]
         # The newest: when there is more than one audit may read, old history is left to `replay`.
         chosen = chosen[-self._samples_left :] if self._samples_left else []
         self._samples_left -= len(chosen)
-        for start in range(0, len(chosen), SAMPLES_TOGETHER_MAX):
-            part = chosen[start : start + SAMPLES_TOGETHER_MAX]
-            replies = yield Together(tuple(GetBlock(slot, "accounts", "finalized") for slot in part))
-            assert isinstance(replies, tuple)
-            for slot, reply in zip(part, replies, strict=True):
-                if isinstance(reply, Block) and reply.mentions is not None:
-                    found[slot] = reply
+        found = yield from blocks.mentioned(chosen, "finalized")
         self.tally.sampled += len(found)
         return found
 
@@ -315,7 +298,7 @@ class Auditor:
             hidden = there - named.get(slot, set())
             if hidden:
                 self.tally.hidden += len(hidden)
-                self._alert_last = Slot(slot + ALERT_SLOTS)
+                self._alert_last = Slot(slot + blocks.ALERT_SLOTS)
             rows = mine.get(slot, {})
             for signature in hidden - rows.keys():
                 into.late.setdefault((slot, signature), set()).add(address)

@@ -100,6 +100,11 @@ class SealPolicy:
     # After so many rounds in which a list did not join the ledger, blocks are read instead, so many slots a round.
     unjoined_max: int = 3
     by_block_slots_max: int = 16
+    # The share of slots whose blocks are compared with the lists, at most so many in a round; which ones, only who knows the salt can tell. For
+    # sealing at finalized, which no audit follows.
+    sample: float = 0.0
+    samples_max: int = 256
+    salt: bytes = b""
 
 
 @dataclass(slots=True)
@@ -121,6 +126,7 @@ class SealTally:
     unfit_blocks: int = 0
     lists_unjoined: int = 0
     by_block: int = 0
+    sampled: int = 0
 
 
 @dataclass(slots=True)
@@ -138,6 +144,8 @@ class _Chunk:
     settled: set[tuple[int, str]] = field(default_factory=set)
     # Every block of the slots was read; the lists are left aside.
     by_block: bool = False
+    # Slots of which a sampled block holds what no list names.
+    doubted: set[Slot] = field(default_factory=set)
 
     def disputed(self) -> list[Slot]:
         """Slots of which the two endpoints' lists tell different things."""
@@ -176,6 +184,10 @@ class Sealer:
         # Up to here the node was seen to have every block, in this round; and the rounds in a row in which it was not.
         self._whole_upto = NOWHERE
         self._holes = 0
+        # One slot of so many is a sample; so many are left in this round; up to here each slot is one, because a list was caught.
+        self._stratum = 1
+        self._samples_left = 0
+        self._alert_last = NOWHERE
         self.witness = WitnessTally()
         self._absence = Absence()
         self._block_bytes = float(BLOCK_BYTES_GUESS)
@@ -228,6 +240,7 @@ class Sealer:
         self._parents.clear()
         self._empty.clear()
         self._whole_upto = NOWHERE
+        self._samples_left = self._policy.samples_max
         before = self.sealed
         try:
             outcome = yield from self._tick(hint, upto)
@@ -339,6 +352,10 @@ class Sealer:
 
     def _seal_to(self, target: Slot, tip: Slot) -> Routine:
         behind = [address for address, cursor in self._cursors.items() if cursor < target]
+        if self._policy.sample > 0:
+            # Spread over the whole stretch, however long it is.
+            few = -(-(target - self.sealed) // max(1, self._policy.samples_max))
+            self._stratum = max(1, round(1 / self._policy.sample), few)
         hint = max(self._policy.page_min, min(PAGE_MAX, 2 * self._recent_rows + self._policy.page_min))
         walks = {
             address: SignatureWalk(address, self._cursors[address], target, self._policy.commitment, hint, tip)
@@ -482,7 +499,8 @@ class Sealer:
         total = 0
         # A block that was read whole is the truth of its slot, also where the lists say nothing of it.
         read = [slot for slot in self._blocks if self._has_contents(slot) and self.sealed < slot <= chunk.upper]
-        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed(), *read})
+        yield from self._sample(chunk)
+        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed(), *chunk.doubted, *read})
         while True:
             group: list[Slot] = []
             hits = 0
@@ -506,6 +524,37 @@ class Sealer:
             total += len(rows)
             if not slots:
                 return Done(self.sealed, total)
+
+    def _sample(self, chunk: _Chunk) -> Generator[Request, Reply, None]:
+        """Compare the blocks of some slots with the lists. What one holds and no list names makes the slot doubted: it is read whole."""
+        looked: set[Slot] = set()
+        while not chunk.by_block:
+            chosen = [s for s in self._drawn(chunk.upper) if s not in looked and not self._has_contents(s)]
+            chosen = chosen[: self._samples_left]
+            if not chosen:
+                return
+            looked.update(chosen)
+            self._samples_left -= len(chosen)
+            shown = yield from blocks.mentioned(chosen, self._policy.commitment)
+            self.tally.sampled += len(shown)
+            for slot, block in shown.items():
+                open_ = {address for address, cursor in self._cursors.items() if cursor < slot}
+                named = chunk.listed.get(slot, {})
+                if any(name not in named and not open_.isdisjoint(of) for name, of in block.mentions or ()):
+                    chunk.doubted.add(slot)
+                    self._alert_last = Slot(slot + blocks.ALERT_SLOTS)
+
+    def _drawn(self, upper: Slot) -> list[Slot]:
+        """The sampled slots between the last seal and `upper`: one of so many, evenly spread, and behind a find every one."""
+        if self._policy.sample <= 0:
+            return []
+        wide = self._stratum
+        drawn = {
+            Slot(at * wide + int(blocks.draw(at, self._policy.salt) * wide))
+            for at in range((self.sealed + 1) // wide, upper // wide + 1)
+        }
+        drawn.update(Slot(at) for at in range(self.sealed + 1, min(upper, self._alert_last) + 1))
+        return sorted(slot for slot in drawn if self.sealed < slot <= upper)
 
     def _ranges(self, upper: Slot) -> tuple[Range, ...]:
         return tuple(
@@ -567,9 +616,10 @@ class Sealer:
 
     def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         disputed = set(chunk.disputed()).intersection(slots)
-        rows = self._trusted(slots, chunk, disputed)
+        doubted = disputed | chunk.doubted.intersection(slots)
+        rows = self._trusted(slots, chunk, doubted)
         chunk.settled = {(row.raw.slot, row.raw.signature) for row in rows}
-        whole, single = self._choose(slots, chunk, disputed)
+        whole, single = self._choose(slots, chunk, doubted)
         failed = yield from self._fetch_blocks([slot for slot in whole if not self._has_contents(slot)], "full")
         if failed is not None:
             return failed
@@ -616,13 +666,13 @@ class Sealer:
                 )
         return rows
 
-    def _trusted(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> list[Row]:
+    def _trusted(self, slots: list[Slot], chunk: _Chunk, doubted: set[Slot]) -> list[Row]:
         """Rows from the socket, where an operator trusts it: the list confirms the place and the outcome, and every notification says the same."""
         rows: list[Row] = []
         if not self._policy.trust_socket_contents:
             return rows
         for slot in slots:
-            if slot in disputed or self._has_contents(slot):
+            if slot in doubted or self._has_contents(slot):
                 continue
             for entry in chunk.listed.get(slot, {}).values():
                 logs = self.notifications.agreed_logs(slot, entry.signature, entry.err)
@@ -699,13 +749,13 @@ class Sealer:
                     )
         return None
 
-    def _choose(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> tuple[list[Slot], list[Slot]]:
+    def _choose(self, slots: list[Slot], chunk: _Chunk, doubted: set[Slot]) -> tuple[list[Slot], list[Slot]]:
         """Which slots are read as whole blocks, which as single transactions. Without an index in the list only the block knows the order."""
         whole: list[Slot] = []
         single: list[Slot] = []
         for slot in slots:
             entries = chunk.listed.get(slot)
-            if slot in disputed or self._has_contents(slot):
+            if slot in doubted or self._has_contents(slot):
                 whole.append(slot)
                 continue
             open_ = [entry for entry in (entries or {}).values() if (slot, entry.signature) not in chunk.settled]

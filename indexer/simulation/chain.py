@@ -71,9 +71,7 @@ class Branch:
         for program, entries in self.entries.items():
             copy.entries[program] = entries[: bisect_right(entries, last, key=slot_of)]
             copy.places[program] = {entry.signature: place for place, entry in enumerate(copy.entries[program])}
-        copy.by_signature = {
-            content.raw.signature: content for slot in slots for content in self.blocks[slot].contents
-        }
+        copy.by_signature = {content.raw.signature: content for slot in slots for content in self.blocks[slot].contents}
         return copy
 
     def highest(self, upper: int) -> Slot:

@@ -336,5 +336,3 @@ class SecondNode:
                 if len(found) == limit:
                     break
         return tuple(found)
-
-

@@ -30,6 +30,7 @@ from indexer.core.protocol import (
     Halted,
     ListSignatures,
     Pause,
+    Range,
     ReadLastListed,
     ReadLedger,
     Reply,
@@ -50,9 +51,7 @@ PROGRAMS = (Address("ProgramA"), Address("ProgramB"))
 # Is added to the running ledger where the dice say so.
 ADDED = Address("ProgramC")
 NEAR_SLOTS = 12
-OF_THE_NODE = frozenset(
-    {GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness}
-)
+OF_THE_NODE = frozenset({GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness})
 HINTS_A_MINUTE: Mapping[Kind, int] = {"notification": 1_000, "account": 1_000, "list": 1_000}
 JUMP_SLOTS_MAX = 12
 SLOTS = 60
@@ -103,6 +102,8 @@ class _Task:
     reply: Reply = None
     # Of the sealer that hears the socket; not that of a program which catches up.
     live: bool = True
+    # Slots whose blocks it has sampled.
+    shown: set[Slot] = field(default_factory=set)
     # The slot that a hint named, where a hint is followed.
     about: Slot | None = None
     # What it will know to be committed once the reply has reached it.
@@ -124,8 +125,6 @@ class _Writer:
         # A commit of its own whose answer it never got: then the ledger may be ahead of it, else never.
         self.unsure = False
         self.started = Slot(-1)
-        # Slots whose blocks the audit under way has sampled.
-        self.shown: set[Slot] = set()
 
 
 class Simulation:
@@ -165,7 +164,10 @@ class Simulation:
         self._corrections = 0
         self._sampled: set[tuple[Address, Slot]] = set()
         self._policy = self._drawn_policy()
+        self._task: _Task
         self._audits = AuditPolicy(self._turns.choice((0.0, 0.0, 0.2, 1.0)), 10_000, b"salt")
+        # What is far behind is sealed at finalized, and no audit follows: its samples are its own.
+        self._behind = replace(self._policy, commitment="finalized", sample=self._audits.sample, salt=b"salt")
         second = self.second if self._policy.witness_hold else None
         self.oracle = Oracle(self.chain, self.node, self.ledger, second)
         self._sleepers: list[tuple[int, _Writer]] = []
@@ -237,7 +239,6 @@ class Simulation:
         """A hint that waits is followed before the audit."""
         hint = writer.sealer.hints.take(self.chain.tip * 0.4)
         if hint is None:
-            writer.shown.clear()
             return _Task(writer.auditor.audit(writer.sealer.sealed))
         self._say(f"epoch {writer.witness.epoch}: a {hint.kind} hints at slot {hint.slot}")
         cursors = writer.sealer.cursors
@@ -276,6 +277,7 @@ class Simulation:
             if task.sealed:
                 writer.witness.sealed(task.sealed)
                 task.sealed = ()
+        self._task = task
         task.reply = self._perform(writer, request)
         if isinstance(request, Append) and task.reply is None and task.live:
             task.sealed = request.plan.rows
@@ -331,7 +333,7 @@ class Simulation:
             reply = self.node.answer(request)
             if isinstance(reply, Block):
                 if reply.mentions is not None:
-                    writer.shown.add(reply.slot)
+                    self._task.shown.add(reply.slot)
                 writer.witness.served = max(writer.witness.served, reply.slot)
         if self._tell is not None:
             whose = "  the witness: " if isinstance(request, AskWitness) else "  "
@@ -362,18 +364,22 @@ class Simulation:
         elif isinstance(request, Append):
             live = writer.catching_up is None or all(r.address != ADDED for r in request.plan.ranges)
             self.oracle.appended(request.plan, writer.witness, self._leader, live)
+            self._compared(request.plan.ranges)
             rows = request.plan.rows
             self.history.rows += len(rows)
         else:
             self.oracle.corrected(request.correction, writer.witness, self._leader)
-            for span in request.correction.ranges:
-                self._sampled.update((span.address, s) for s in writer.shown if span.slot_first <= s <= span.slot_last)
+            self._compared(request.correction.ranges)
             rows = request.correction.late
             self.history.late += len(rows)
             self.history.retracted += len(request.correction.foreign)
             found = [row for row in rows if row.raw.signature in self.node.hidden]
             self._corrections += len(rows) - len(found) + len(request.correction.foreign)
         self._committed_rows.extend([f"{row.raw.signature} {row.raw.slot} {row.witnesses} " for row in rows])
+
+    def _compared(self, ranges: tuple[Range, ...]) -> None:
+        for span in ranges:
+            self._sampled.update((span.address, s) for s in self._task.shown if span.slot_first <= s <= span.slot_last)
 
     # ---- time and processes ----
 
@@ -384,9 +390,7 @@ class Simulation:
         # An index that was lost before can't be noticed by a program of which the ledger holds nothing.
         if ADDED not in self._watched and not self.chain.indexed_from and self.dice.strike("added"):
             self._watched = (*PROGRAMS, ADDED)
-            self._writer.catching_up = self._make_sealer(
-                {ADDED: Slot(0)}, replace(self._policy, commitment="finalized")
-            )
+            self._writer.catching_up = self._make_sealer({ADDED: Slot(0)}, self._behind)
         for program in self.socket.accounts(block):
             self._writer.sealer.writes.wrote(self.chain.tip, program)
             if block is not None and self.chain.tip > self._writer.started and program in self._writer.sealer.cursors:
@@ -428,8 +432,7 @@ class Simulation:
         if live == self._watched:
             writer.witness.admitted = {p: max(sealed.values()) for p in live}
         if live != self._watched:
-            policy = replace(self._policy, commitment="finalized")
-            writer.catching_up = self._make_sealer({ADDED: sealed[ADDED]}, policy)
+            writer.catching_up = self._make_sealer({ADDED: sealed[ADDED]}, self._behind)
         return writer
 
     def _bury(self, writer: _Writer) -> None:
@@ -467,7 +470,6 @@ class Simulation:
                 self._finish_round(self._writer)
             self._writer.sealing = self._new_round(self._writer)
             self._finish_round(self._writer)
-            self._writer.shown.clear()
             self._writer.auditing = _Task(self._writer.auditor.audit(self._writer.sealer.sealed))
             self._finish_round(self._writer)
             while len(self._writer.sealer.hints):

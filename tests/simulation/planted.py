@@ -280,6 +280,14 @@ class TrustsShortStretches(Sealer):
         return None if tip - self.sealed < 32 else (yield from super()._no_hole(tip))
 
 
+class CatchesUpUnseeing(Sealer):
+    """Reads the sampled blocks of what is far behind and believes the lists."""
+
+    def _sample(self, chunk: Any) -> Routine:
+        yield from super()._sample(chunk)
+        chunk.doubted.clear()
+
+
 class OneBlockIsEnough(Sealer):
     """Where the list does not join, reads the newest block only, and not those between it and the last seal."""
 
@@ -295,12 +303,6 @@ class LateMeansPhantom(Sealer):
 
     def _looked_at(self, slot: Slot, signature: str) -> bool:
         return True
-
-
-# Bugs that show themselves only where some faults come together: the histories in which they are looked for.
-FOCUS: dict[Any, dict[str, float]] = {
-    LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
-}
 
 
 class DeafToAccounts(Sealer):
@@ -326,10 +328,17 @@ class AdmitsTooHigh(Sealer):
         super().admit(address, self.sealed)
 
 
+# Bugs that show themselves only where some faults come together: the histories in which they are looked for.
+FOCUS: dict[Any, dict[str, float]] = {
+    LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
+    CatchesUpUnseeing: {"hidden": 0.3, "added": 0.05},
+}
+
 SEALERS = (
     IgnoresTheJoin,
     IgnoresHoles,
     TrustsShortStretches,
+    CatchesUpUnseeing,
     OneBlockIsEnough,
     LateMeansPhantom,
     DeafToAccounts,

@@ -351,6 +351,56 @@ def test_a_sample_that_is_not_served_holds_nothing_up() -> None:
     assert outcome == Done(S(20))
 
 
+def sealed_behind(blocks: dict[int, Any], upto: int, share: float, most: int = 256) -> tuple[Any, Ledger, Any, Node]:
+    """A stretch that is far behind: sealed at finalized, so that no audit follows, by lists that hide what is called hidden."""
+    node = Node(blocks, 5_000, finalized=5_000)
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(e for e in n.entries(A) if not e.signature.startswith("hidden"))[: r.limit] if r.before is None else ()
+    )
+    it = sealer(commitment="finalized", sample=share, samples_max=most, salt=b"salt")
+    ledger = Ledger()
+    return drive(it.tick(None, S(upto)), node, ledger), ledger, it, node
+
+
+def test_what_is_sealed_far_behind_is_sampled_too() -> None:
+    blocks = chain(0, 5_000, s12=[content(12, 0, "x"), content(12, 1, "hidden")], s40=[content(40, 0, "hidden2")])
+    outcome, ledger, it, _ = sealed_behind(blocks, 100, 1.0)
+    assert outcome == Done(S(100), 3)
+    assert ledger.signatures == ["x", "hidden", "hidden2"]
+    assert it.tally.list_missed == 2
+    outcome, ledger, it, _ = sealed_behind(blocks, 100, 0.0)
+    assert (ledger.signatures, it.tally.sampled) == (["x"], 0)
+
+
+def test_the_samples_of_a_long_stretch_are_spread_over_it_and_bounded() -> None:
+    _, _, it, node = sealed_behind(chain(0, 5_000), 4_000, 0.5, 40)
+    looked = [request.slot for request in node.asked(GetBlock) if request.details == "accounts"]
+    assert len(looked) == len(set(looked)) <= 41
+    assert all(any(low < slot <= low + 200 for slot in looked) for low in range(9, 3_800, 100))
+    few = [
+        r.slot for r in sealed_behind(chain(0, 5_000), 4_000, 0.005, 256)[3].asked(GetBlock) if r.details == "accounts"
+    ]
+    assert 19 <= len(few) <= 21
+    assert it.tally.sampled == len(looked)
+
+
+def test_behind_a_find_every_slot_is_looked_at() -> None:
+    blocks = chain(0, 5_000, **{f"s{slot}": [content(slot, 0, f"hidden{slot}")] for slot in range(10, 4_000)})
+    _, ledger, it, _ = sealed_behind(blocks, 200, 0.1)
+    first = ledger.rows[0].raw.slot
+    assert first < 30
+    assert [row.raw.slot for row in ledger.rows] == list(range(first, 201))
+    assert it.tally.sampled < 200
+
+
+def test_a_sample_far_behind_that_is_not_served_holds_nothing_up() -> None:
+    node = Node(chain(0, 300), 300, finalized=300)
+    node.bends[GetBlock] = lambda r, n: Failure("time-out") if r.details == "accounts" else NotImplemented
+    it = sealer(commitment="finalized", sample=1.0)
+    assert drive(it.tick(None, S(100)), node, Ledger()) == Done(S(100))
+    assert it.tally.sampled == 0
+
+
 # ---- the audit's own list ----
 
 
