@@ -105,6 +105,8 @@ class Daemon:
         self._projector: ProjectorThread | None = None
         self._finished = asyncio.Event()
         self._witness_from: Slot | None = None
+        # The slot of the newest row; no row above it waits to be compared at finalized.
+        self._newest_row: int = -1
         self._database: PostgresLedger | None = None
         self._handed: list[Handover] = []
         self._to_audit: list[Handover] = []
@@ -273,8 +275,9 @@ class Daemon:
         audited = {a: Slot(known.finalized_slot(ids[a], known.programs[ids[a]].program.start_slot)) for a in live}
         notifications = NotificationBuffer()
         sealer = Sealer(cursors, self._policy(), notifications)
-        auditor = Auditor(audited, AuditPolicy(settings.audit_sample, salt=secrets.token_bytes(32)))
-        self.state.sealed = sealer.sealed
+        starts = {a: Slot(known.programs[ids[a]].program.start_slot) for a in addresses}
+        auditor = Auditor(audited, AuditPolicy(settings.audit_sample, salt=secrets.token_bytes(32)), starts)
+        self.state.sealed = self._newest_row = sealer.sealed
         witness = witness_client(settings, prepared)
         async with contextlib.AsyncExitStack() as stack:
             rpc = await stack.enter_async_context(rpc_client(settings, prepared))
@@ -442,6 +445,7 @@ class Daemon:
             self._watchdog.sealed(len(due), witnessed)
             metrics.SOCKET_MISSED.inc(sum(not row.witnesses & SAW_SOCKET for row in due))
         self.state.rows += len(plan.rows)
+        self._newest_row = max([self._newest_row, *(row.raw.slot for row in plan.rows)])
         self.state.sealed = max(self.state.sealed, min(r.slot_last for r in plan.ranges))
 
     # ---- the loops ----
@@ -555,14 +559,17 @@ class Daemon:
     async def _finality(self, driver: Driver, auditor: Auditor, sealer: Sealer, database: PostgresLedger) -> None:
         """Hints as they come, and every `finality_poll_s` the finalized chain. One after the other: both append late rows."""
         report = AuditReporter()
-        due = time.monotonic() + self.settings.finality_poll_s
+        pause = due = self.settings.finality_poll_s
+        due += time.monotonic()
         while True:
             await asyncio.sleep(max(0.0, min(HINTS_POLL_S, due - time.monotonic())))
             hint = sealer.hints.take(time.monotonic())
             if hint is not None:
                 await self._follow(driver, auditor, sealer, hint)
             if time.monotonic() >= due:
-                due = time.monotonic() + self.settings.finality_poll_s
+                # Calls are billed: while every row was compared, half as often is enough.
+                waiting = auditor.finalized < self._newest_row
+                due = time.monotonic() + pause * (1 if waiting else 2)
                 await self._audit(driver, auditor, sealer, database)
             report.publish(auditor, sealer.hints)
 

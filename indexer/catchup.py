@@ -11,6 +11,7 @@ own, with other `programs` and the same contents and digest. Whoever reads by pr
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -137,7 +138,12 @@ class CatchUp:
             log.seldom(PROGRESS_S, "info", "catching_up", program=address, slots_left=left, transactions=rows)
 
         database.on_appended = appended
-        policy = SealPolicy(commitment="finalized", block_hits_min=self._settings.block_hits_min)
+        policy = SealPolicy(
+            commitment="finalized",
+            block_hits_min=self._settings.block_hits_min,
+            sample=self._settings.audit_sample,
+            salt=secrets.token_bytes(32),
+        )
         sealer = Sealer({address: Slot(start - 1)}, policy)
         try:
             outcome = await Driver(rpc, database).drive(sealer.tick(None, aim))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -141,7 +142,12 @@ async def _backfill_range(
         progress(max(r.slot_last for r in plan.ranges) - start + 1, rows)
 
     database.on_appended = appended
-    policy = SealPolicy(commitment="finalized", block_hits_min=settings.block_hits_min)
+    policy = SealPolicy(
+        commitment="finalized",
+        block_hits_min=settings.block_hits_min,
+        sample=settings.audit_sample,
+        salt=secrets.token_bytes(32),
+    )
     ids = [session.prepared.program_ids[address] for address in addresses]
     reached, deadline = start, time.monotonic() + UNPROVEN_S_MAX
     try:

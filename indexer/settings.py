@@ -131,7 +131,12 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     ready_lag_slots: int = Field(default=150, ge=1, description="/readyz is 503 beyond this lag")
     idle_poll_s: float = Field(default=12.0, gt=0, le=3600, description="sealing round when no notification comes")
-    finality_poll_s: float = Field(default=20.0, gt=0, le=3600, description="how often the finalized chain is compared")
+    finality_poll_s: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="how often the finalized chain is compared; half as often while no row waits",
+    )
     audit_sample: float = Field(
         default=0.01, ge=0, le=1, description="share of finalized slots whose blocks are compared with the lists"
     )

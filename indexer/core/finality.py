@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from indexer.core import blocks, nulls, places
 from indexer.core.hints import Hint, Hints
@@ -34,7 +33,6 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
-    GetFirstAvailable,
     GetSlot,
     Halted,
     Held,
@@ -47,19 +45,15 @@ from indexer.core.protocol import (
     Routine,
     Row,
     Slot,
-    Together,
     Unproven,
 )
 from indexer.core.walk import SignatureWalk, WalkBroken
 from programs.transaction import RawTransaction
 
 BLOCK_ATTEMPTS = 10
-SAMPLES_TOGETHER_MAX = 4
 # By blocks, where a list does not join: so many slots at once, and in one audit.
 BY_BLOCK_SLOTS = 16
 BY_BLOCK_SLOTS_MAX = 128
-# Behind a slot of which a list hid something, so many slots are compared with their blocks, all of them.
-ALERT_SLOTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +100,19 @@ class _Findings:
 class Auditor:
     """Owns the finalized cursors. One routine at a time; `sealed` bounds it, for what is not sealed is not compared."""
 
-    def __init__(self, cursors: Mapping[Address, Slot], policy: AuditPolicy | None = None) -> None:
+    def __init__(
+        self,
+        cursors: Mapping[Address, Slot],
+        policy: AuditPolicy | None = None,
+        starts: Mapping[Address, Slot] | None = None,
+    ) -> None:
         self.tally = AuditTally()
         self.root = Slot(-1)
         """The finalized tip as last read."""
         self._policy = policy if policy is not None else AuditPolicy()
         self._cursors = dict(cursors)
+        # The ledger's first slot of each program, those that will be admitted included: what lies before it is not the ledger's.
+        self._starts = dict(starts or {})
         self._tip = Slot(-1)
         self._samples_left = 0
         # Up to here every block is compared, because a list was caught.
@@ -119,6 +120,7 @@ class Auditor:
         # The last row below the cursor that a list has named, by program; None: there is none near. Asked anew when rows were compared.
         self._joints: dict[Address, Held | None] = {}
         self._unjoined = 0
+        self._holes = 0
 
     @property
     def finalized(self) -> Slot:
@@ -155,16 +157,10 @@ class Auditor:
         }
         for walk in walks.values():
             yield from walk.descend()
-        # Asked after the lists: what is there now was there while they were read.
-        reply = yield GetFirstAvailable()
-        if not isinstance(reply, int):
-            return Unproven(f"the node's first available block can't be read: {_message(reply)}")
-        if reply > max(self.finalized + 1, 1):
-            # A pruned list would make every old row look foreign.
-            return Halted(
-                f"the node's history begins at slot {reply}, but slot {self.finalized + 1} is the next to compare at finalized",
-                f"use an RPC endpoint whose history reaches slot {self.finalized + 1}",
-            )
+        # Asked after the lists: what is there now was there while they were read. A pruned list would make every old row look foreign.
+        lacking = yield from self._no_hole(Slot(tip))
+        if lacking is not None:
+            return lacking
         for address, walk in walks.items():
             if address in self._joints and self._joints[address] is None:
                 continue
@@ -200,6 +196,11 @@ class Auditor:
             for address, entries in pending.items():
                 pending[address] = [entry for entry in entries if entry.slot > upper]
         return Done(self.finalized, late=late, retracted=retracted)
+
+    def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        failed = yield from blocks.without_hole(self.finalized, tip, "finalized")
+        self._holes = self._holes + 1 if isinstance(failed, blocks.Hole) else 0
+        return Unproven(failed.reason) if isinstance(failed, Halted) and 0 < self._holes < blocks.HOLES_MAX else failed
 
     def _by_block(self, target: Slot) -> Routine:
         """Compare some slots without the lists: every block of them is read."""
@@ -238,8 +239,6 @@ class Auditor:
         findings = _Findings({}, {}, set(), {}, {})
         ranges = []
         shown = (yield from self._sample(upper)) if sample else {}
-        if isinstance(shown, Halted):
-            return shown
         for address, cursor in sorted(self._cursors.items()):
             if cursor >= upper:
                 continue
@@ -279,27 +278,17 @@ class Auditor:
         return Done(upper, late=len(rows), retracted=len(foreign))
 
     def _sampled(self, slot: Slot) -> bool:
-        if slot <= self._alert_last:
-            return True
-        digest = blake2b(slot.to_bytes(8, "little"), key=self._policy.salt[:64], digest_size=8).digest()
-        return int.from_bytes(digest, "little") < self._policy.sample * 2**64
+        return slot <= self._alert_last or blocks.draw(slot, self._policy.salt) < self._policy.sample
 
-    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block] | Halted]:
-        """The blocks of some slots up to `upper`. One that is not served is no finding: it is only a look more than the proof needs."""
-        found: dict[Slot, Block] = {}
+    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block]]:
+        """The blocks of some slots up to `upper`."""
         if self._policy.sample <= 0:
-            return found
+            return {}
         chosen = [Slot(at) for at in range(self.finalized + 1, upper + 1) if self._sampled(Slot(at))]
         # The newest: when there is more than one audit may read, old history is left to `replay`.
         chosen = chosen[-self._samples_left :] if self._samples_left else []
         self._samples_left -= len(chosen)
-        for start in range(0, len(chosen), SAMPLES_TOGETHER_MAX):
-            part = chosen[start : start + SAMPLES_TOGETHER_MAX]
-            replies = yield Together(tuple(GetBlock(slot, "accounts", "finalized") for slot in part))
-            assert isinstance(replies, tuple)
-            for slot, reply in zip(part, replies, strict=True):
-                if isinstance(reply, Block) and reply.mentions is not None:
-                    found[slot] = reply
+        found = yield from blocks.mentioned(chosen, "finalized")
         self.tally.sampled += len(found)
         return found
 
@@ -327,7 +316,7 @@ class Auditor:
             hidden = there - named.get(slot, set())
             if hidden:
                 self.tally.hidden += len(hidden)
-                self._alert_last = Slot(slot + ALERT_SLOTS)
+                self._alert_last = Slot(slot + blocks.ALERT_SLOTS)
             rows = mine.get(slot, {})
             for signature in hidden - rows.keys():
                 into.late.setdefault((slot, signature), set()).add(address)
@@ -355,6 +344,9 @@ class Auditor:
     ) -> Routine:
         """Look at the block of a sealed slot for a hint: what it holds and the ledger does not is appended late. `sealed`: up to where each
         program is. Done's `late` tells how many. Unproven: the block can't be had now."""
+        mine = sorted(a for a, upto in sealed.items() if self._starts.get(a, slot) <= slot <= upto)
+        if not mine:
+            return Done(slot)
         if slot <= self.finalized:
             commitment = "finalized"
         missing: dict[str, tuple[Content, set[Address]]] = {}
@@ -362,7 +354,7 @@ class Auditor:
         if isinstance(block, Unproven | Halted):
             return block
         known: set[str] = set()
-        for address in sorted(address for address, upto in sealed.items() if upto >= slot):
+        for address in mine:
             reply = yield ReadLedger(address, slot, slot)
             if not isinstance(reply, tuple):
                 return Unproven(f"the ledger can't be read: {_message(reply)}")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 from indexer.core.protocol import Address, Slot
 
 Kind = Literal["notification", "account", "list"]
@@ -24,8 +26,7 @@ ATTEMPTS_MAX = 4
 WRITES_MAX = 2_048
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(Struct, frozen=True):
     """A slot to look at, and the signatures that the hint is about; none for an account."""
 
     kind: Kind

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from indexer.core.protocol import Slot
 
 # 64 slots of 1,000 transactions: what falls out costs a fetch, not a row.
@@ -25,8 +27,7 @@ ECHO_SLOTS = 32
 AHEAD_SLOTS_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Struct, frozen=True):
     """One logsNotification. `err` as RawTransaction has it."""
 
     slot: Slot
@@ -49,8 +50,7 @@ class Tally:
     late: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Forgery:
+class Forgery(Struct, frozen=True):
     """A notification under the signature and slot of a stored transaction, with other contents."""
 
     slot: Slot
@@ -114,15 +114,16 @@ class NotificationBuffer:
 
     def signatures(self, slot: Slot) -> Iterable[str]:
         """Signatures that the socket named in this slot."""
-        return tuple(self._by_slot.get(slot, ()))
+        return self._by_slot.get(slot, ())
 
     def slots(self, first: Slot, last: Slot) -> list[Slot]:
         """Slots in first..last with at least one notification, ascending."""
-        return sorted(slot for slot in self._by_slot if first <= slot <= last)
+        return sorted([slot for slot in self._by_slot if first <= slot <= last])
 
     def saw(self, slot: Slot, signature: str) -> bool:
         """Whether the socket named this signature in this slot or, as it does around a slot's end, in the one before."""
-        return any(signature in self._by_slot.get(Slot(at), ()) for at in (slot, slot - 1))
+        heard = self._by_slot
+        return signature in heard.get(slot, ()) or signature in heard.get(Slot(slot - 1), ())
 
     def agreed_logs(self, slot: Slot, signature: str, err: str | None) -> tuple[str, ...] | None:
         """The logs, if everything that was heard of this signature around the slot says the same and names this slot; else None."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from indexer.core.protocol import Commitment, Content, GetTransactions, Pause, Reply, Request, Row
 
 ATTEMPTS = 6
@@ -46,7 +48,7 @@ def _take(rows: list[Row], lacking: dict[str, int], content: Content) -> None:
     raw = rows[place].raw
     # The same transaction in the same slot with the same fate; its place in the block is known better already.
     if (content.raw.slot, content.raw.err) == (raw.slot, raw.err):
-        rows[place] = replace(rows[place], raw=replace(content.raw, transaction_index=raw.transaction_index))
+        rows[place] = structs.replace(rows[place], raw=replace(content.raw, transaction_index=raw.transaction_index))
         del lacking[content.raw.signature]
 
 

@@ -2,13 +2,17 @@
 
 The core's routines are generators: they yield a request and are sent its reply. A request that failed is answered with `Failure`, a value
 like any other, so that every place which asks must say what a refusal means there. Nothing here knows HTTP, sockets or PostgreSQL.
+
+Frozen structs, for there are many of them and a frozen dataclass takes several times as long to be made. `msgspec.structs.replace` makes one with
+other values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Literal, NewType, TypeAlias
+
+from msgspec import Struct
 
 from programs.transaction import RawTransaction
 
@@ -37,15 +41,13 @@ BLOCKS_RANGE_MAX = 500_000
 # ---- requests ----
 
 
-@dataclass(frozen=True, slots=True)
-class GetSlot:
+class GetSlot(Struct, frozen=True):
     """The node's highest slot at this commitment → int."""
 
     commitment: Commitment
 
 
-@dataclass(frozen=True, slots=True)
-class GetBlock:
+class GetBlock(Struct, frozen=True):
     """→ Block. `full` carries the transactions of the watched programs, `signatures` every signature in block order, `accounts` every
     signature and which of the watched programs it mentions, at a third of the bytes of `full`."""
 
@@ -54,8 +56,7 @@ class GetBlock:
     commitment: Commitment
 
 
-@dataclass(frozen=True, slots=True)
-class ListSignatures:
+class ListSignatures(Struct, frozen=True):
     """One page of getSignaturesForAddress, newest first → tuple[Listed, ...]. `before` is exclusive.
 
     `barrier`: a slot whose block was served. The answer must come from a node that has served that block too: another one's list may lack what
@@ -70,21 +71,18 @@ class ListSignatures:
     barrier: Slot | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GetTransactions:
+class GetTransactions(Struct, frozen=True):
     """Single transactions by signature → tuple[Content | None, ...], in the order asked; None where the node knows none (yet)."""
 
     signatures: tuple[str, ...]
     commitment: Commitment
 
 
-@dataclass(frozen=True, slots=True)
-class GetFirstAvailable:
+class GetFirstAvailable(Struct, frozen=True):
     """The oldest block the node still has → int."""
 
 
-@dataclass(frozen=True, slots=True)
-class GetBlocks:
+class GetBlocks(Struct, frozen=True):
     """Which slots of a range, both ends included and at most BLOCKS_RANGE_MAX of them, have a block → tuple[Slot, ...], ascending."""
 
     slot_first: Slot
@@ -92,37 +90,32 @@ class GetBlocks:
     commitment: Commitment
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
+class Together(Struct, frozen=True):
     """Independent requests, performed side by side within the edge's bounds → tuple of their replies, in order."""
 
     requests: tuple[Request, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AskWitness:
+class AskWitness(Struct, frozen=True):
     """The same question to the second endpoint, which shares nothing with the first → what the question's reply is."""
 
     request: GetBlock | ListSignatures | GetTransactions | GetSlot
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Wait before asking again → None. `why` names the wait in metrics."""
 
     seconds: float
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """Rows, seals and checkpoints in one database transaction → None once committed."""
 
     plan: SealPlan
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLedger:
+class ReadLedger(Struct, frozen=True):
     """What the ledger holds of a program between two slots, both included → tuple[Held, ...] in chain order, retracted rows left out."""
 
     address: Address
@@ -130,30 +123,26 @@ class ReadLedger:
     slot_last: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLastListed:
+class ReadLastListed(Struct, frozen=True):
     """The program's last row at or below a slot that stands and that a signature list has named → Held | None."""
 
     address: Address
     slot_last: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class ReadContents:
+class ReadContents(Struct, frozen=True):
     """The stored contents of rows → tuple[RawTransaction, ...], in the order asked."""
 
     rows: tuple[Held, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AppendLate:
+class AppendLate(Struct, frozen=True):
     """Rows of slots that are sealed already, marked as late, in one database transaction → None once committed."""
 
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Correct:
+class Correct(Struct, frozen=True):
     """Late rows, retractions and the finalized seals over a range, in one database transaction → None once committed."""
 
     correction: Correction
@@ -181,16 +170,14 @@ Request: TypeAlias = (
 # ---- replies ----
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A request that did not succeed after the edge's own retries. `code` is the JSON-RPC error code, None for transport and garbage."""
 
     message: str
     code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One line of a signature list. `transaction_index` is None on nodes before Agave 4.0; `err` as RawTransaction has it."""
 
     signature: str
@@ -199,8 +186,7 @@ class Listed:
     err: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A stored transaction and which of the watched programs it mentions. `indexed` tells whether the node gave its place in the block."""
 
     raw: RawTransaction
@@ -208,8 +194,7 @@ class Content:
     indexed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """A block that the node served. `contents` are those of the watched programs in block order; None unless asked for.
 
     `transactions` is how many the block holds in all, None when the reply does not tell. `size` is the reply's length in bytes.
@@ -226,8 +211,7 @@ class Block:
     mentions: tuple[tuple[str, frozenset[Address]], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """A row of the ledger, as far as it is compared with the chain. `unfetched_logs`: those of a row whose contents are the socket's; None for
     others. `digest`: that of its contents."""
 
@@ -253,8 +237,7 @@ SAW_TRANSACTION = 8
 SAW_SECOND_ENDPOINT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A transaction on its way into the ledger; `witnesses` is the sum of the SAW_ bits."""
 
     raw: RawTransaction
@@ -262,8 +245,7 @@ class Row:
     witnesses: int
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """A program's slots, both ends included."""
 
     address: Address
@@ -271,8 +253,7 @@ class Range:
     slot_last: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class SealPlan:
+class SealPlan(Struct, frozen=True):
     """Proven complete: `rows`, ordered by (slot, transaction_index), are all transactions of the ranges' programs in these ranges."""
 
     ranges: tuple[Range, ...]
@@ -281,8 +262,7 @@ class SealPlan:
     commitment: Commitment
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(Struct, frozen=True):
     """What a comparison found in `ranges`: rows that were missing, rows that the chain does not hold or, `differing` by position, holds with other
     contents, which are among `late`."""
 
@@ -292,8 +272,7 @@ class Correction:
     differing: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """The routine reached its aim: everything up to `slot` is committed. `rows` were appended."""
 
     slot: Slot
@@ -302,8 +281,7 @@ class Done:
     retracted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unproven:
+class Unproven(Struct, frozen=True):
     """Nothing is wrong but the proof could not be had yet; the checkpoint did not move past what was proven. Try again later.
 
     `disputed`: two endpoints contradict each other, and neither can be shown to be right.
@@ -313,8 +291,7 @@ class Unproven:
     disputed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Halted:
+class Halted(Struct, frozen=True):
     """The proof can't be had by waiting. A person must act; `remedy` says how."""
 
     reason: str

@@ -17,7 +17,7 @@ be proven the routine ends `Unproven` and the checkpoint stays.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -43,7 +43,6 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
-    GetFirstAvailable,
     GetSlot,
     GetTransactions,
     Halted,
@@ -70,6 +69,8 @@ TRANSACTION_BYTES = 4_000
 # Before the first whole block was seen.
 BLOCK_BYTES_GUESS = 64_000
 TRUNCATION_MARK = "Log truncated"
+NOWHERE = Slot(-1)
+_NOBODY: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,15 @@ class SealPolicy:
     content_attempts: int = 20
     pause_s: float = 0.05
     pause_s_max: float = 1.0
-    # A list that gets this far behind the tip is checked against the node's first available block before it is believed.
-    history_gap_slots: int = 1_000
-    # From this distance on the node's blocks in between are listed: one that started from a newer snapshot lacks some.
-    hole_gap_slots: int = 100
-    hole_slots_min: int = blocks.HOLE_SLOTS_MIN
     page_min: int = 64
     # After so many rounds in which a list did not join the ledger, blocks are read instead, so many slots a round.
     unjoined_max: int = 3
     by_block_slots_max: int = 16
+    # The share of slots whose blocks are compared with the lists, at most so many in a round; which ones, only who knows the salt can tell. For
+    # sealing at finalized, which no audit follows.
+    sample: float = 0.0
+    samples_max: int = 256
+    salt: bytes = b""
 
 
 @dataclass(slots=True)
@@ -126,6 +127,7 @@ class SealTally:
     unfit_blocks: int = 0
     lists_unjoined: int = 0
     by_block: int = 0
+    sampled: int = 0
 
 
 @dataclass(slots=True)
@@ -143,6 +145,8 @@ class _Chunk:
     settled: set[tuple[int, str]] = field(default_factory=set)
     # Every block of the slots was read; the lists are left aside.
     by_block: bool = False
+    # Slots of which a sampled block holds what no list names.
+    doubted: set[Slot] = field(default_factory=set)
 
     def disputed(self) -> list[Slot]:
         """Slots of which the two endpoints' lists tell different things."""
@@ -178,7 +182,13 @@ class Sealer:
         self._tip = Slot(-1)
         # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
         self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
-        self._history_checked_at: Slot | None = None
+        # Up to here the node was seen to have every block, in this round; and the rounds in a row in which it was not.
+        self._whole_upto = NOWHERE
+        self._holes = 0
+        # One slot of so many is a sample; so many are left in this round; up to here each slot is one, because a list was caught.
+        self._stratum = 1
+        self._samples_left = 0
+        self._alert_last = NOWHERE
         self.witness = WitnessTally()
         self._absence = Absence()
         self._block_bytes = float(BLOCK_BYTES_GUESS)
@@ -214,7 +224,6 @@ class Sealer:
         if address in self._cursors:
             raise ValueError(f"{address} is sealed here already")
         self._cursors[address] = cursor
-        self._history_checked_at = None
         self.writes.admit(address, max(self._cursors.values()))
 
     def take_forgeries(self) -> list[Forgery]:
@@ -231,6 +240,9 @@ class Sealer:
         self._blocks.clear()
         self._parents.clear()
         self._empty.clear()
+        self._whole_upto = NOWHERE
+        self._samples_left = self._policy.samples_max
+        before = self.sealed
         try:
             outcome = yield from self._tick(hint, upto)
         except WalkBroken as broken:
@@ -239,6 +251,9 @@ class Sealer:
             self._blocks.clear()
         if isinstance(outcome, Unproven):
             self.tally.unproven += 1
+        if self.sealed == before:
+            # Sealing may stand still for long, and what is said of sealed slots must not wait for it.
+            self._settle_heard(self.sealed)
         return outcome
 
     # ---- 1. target and barrier ----
@@ -260,7 +275,8 @@ class Sealer:
             return barrier
         tip = barrier.slot
         self._tip = Slot(max(self._tip, tip))
-        target = Slot(min(target, tip))
+        # A hint that has no block is left aside: the barrier is the tip then.
+        target = tip if upto is None else Slot(min(tip, upto))
         if target <= self.sealed:
             return Done(self.sealed)
         return (yield from self._seal_to(target, tip))
@@ -319,36 +335,28 @@ class Sealer:
             self._blocks[block.slot] = block
         return True
 
-    def _history_is_there(self, target: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
-        """A pruned node answers as if nothing had happened: before a long way back is believed, its oldest block must reach the last seal."""
-        need = Slot(self.sealed + 1)
-        first_time = self._history_checked_at is None
-        if not first_time and target - self.sealed <= self._policy.history_gap_slots:
+    def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
+        """Whether the node has every block between the last seal and the tip; asked once a round, and not at all where they were all served in it."""
+        if self._whole_upto >= tip:
             return None
-        reply = yield GetFirstAvailable()
-        if isinstance(reply, Failure):
-            return Unproven(f"the node's first available block can't be read: {reply.message}")
-        first = _integer(reply)
-        # Slot 0 and 1 are the genesis: nodes without pruning may name either.
-        if first > max(need, 1):
-            return Halted(
-                f"the node's history begins at slot {first}, but slot {need} is the next to seal",
-                f"use an RPC endpoint whose history reaches slot {need}, or, on a new ledger, set start_slot to {first} or later",
-            )
-        self._history_checked_at = target
-        return None
-
-    def _no_hole(self, target: Slot, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
-        """Asked in every round anew: a node that had the blocks may have jumped since, and the lists of this round are those of after."""
-        policy = self._policy
-        if target - self.sealed <= policy.hole_gap_slots:
-            return None
-        return (yield from blocks.without_hole(self.sealed, tip, policy.commitment, policy.hole_slots_min))
+        failed = yield from blocks.without_hole(self.sealed, tip, self._policy.commitment, self._parents)
+        if failed is None:
+            self._holes = 0
+            self._whole_upto = tip
+        elif isinstance(failed, blocks.Hole):
+            self._holes += 1
+            if self._holes < blocks.HOLES_MAX:
+                return Unproven(failed.reason)
+        return failed
 
     # ---- 2. lists ----
 
     def _seal_to(self, target: Slot, tip: Slot) -> Routine:
         behind = [address for address, cursor in self._cursors.items() if cursor < target]
+        if self._policy.sample > 0:
+            # Spread over the whole stretch, however long it is.
+            few = -(-(target - self.sealed) // max(1, self._policy.samples_max))
+            self._stratum = max(1, round(1 / self._policy.sample), few)
         hint = max(self._policy.page_min, min(PAGE_MAX, 2 * self._recent_rows + self._policy.page_min))
         walks = {
             address: SignatureWalk(address, self._cursors[address], target, self._policy.commitment, hint, tip)
@@ -360,12 +368,6 @@ class Sealer:
         if isinstance(witness, Unproven):
             return witness
         self.tally.list_pages += sum(walk.pages_read for walk in walks.values())
-        # Asked after the lists: what is there now was there while they were read. The other way round, pruning in between leaves a hole.
-        halted = yield from self._history_is_there(target)
-        if halted is None:
-            halted = yield from self._no_hole(target, tip)
-        if halted is not None:
-            return halted
         unjoined = yield from self._join(walks, target, tip)
         if isinstance(unjoined, Halted):
             return unjoined  # the blocks of another chain fit together as well as its list
@@ -438,17 +440,18 @@ class Sealer:
         """Seal some slots whatever the first endpoint's lists say: every block of them is read, from a served one down, parent by parent. A row that
         a list names all the same says so: the next list may join there."""
         sealed = self.sealed
-        top = Slot(min(target, sealed + self._policy.by_block_slots_max))
-        while top > sealed:
-            reply = yield GetBlock(top, "full", self._policy.commitment)
-            if isinstance(reply, Block):
-                break
-            if isinstance(reply, Failure) and reply.code is None:
-                return Unproven(f"the block of slot {top} can't be read: {reply.message}")
-            top = Slot(top - 1)
-        if top <= sealed:
-            return Unproven(f"no block is served of slots {sealed + 1}..{target}, and the lists are incomplete")
-        found = yield from blocks.read_down(top, sealed, self._policy.commitment, self._policy.content_attempts)
+        top = lowest = Slot(min(target, sealed + self._policy.by_block_slots_max))
+        reply = yield GetBlock(top, "full", self._policy.commitment)
+        if isinstance(reply, Failure) and reply.code is None:
+            return Unproven(f"the block of slot {top} can't be read: {reply.message}")
+        if not isinstance(reply, Block):
+            # A slot without one, or so it seems. However many there are: the next block's parent tells.
+            after = yield from blocks.behind(top, tip, self._policy.commitment)
+            if after is None:
+                return Unproven(f"no block is served of slots {top}..{tip}, and the lists are incomplete")
+            self._parents[after.slot] = after.parent_slot
+            lowest = after.parent_slot
+        found = yield from blocks.read_down(lowest, sealed, self._policy.commitment, self._policy.content_attempts)
         if not isinstance(found, list):
             return found
         for block in found:
@@ -499,7 +502,8 @@ class Sealer:
         total = 0
         # A block that was read whole is the truth of its slot, also where the lists say nothing of it.
         read = [slot for slot in self._blocks if self._has_contents(slot) and self.sealed < slot <= chunk.upper]
-        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed(), *read})
+        yield from self._sample(chunk)
+        slots = sorted({*chunk.listed, *self._suspicious(chunk), *chunk.disputed(), *chunk.doubted, *read})
         while True:
             group: list[Slot] = []
             hits = 0
@@ -510,6 +514,10 @@ class Sealer:
             contents = yield from self._contents(group, chunk)
             if not isinstance(contents, list):
                 return contents
+            # Asked after the lists, and after the contents, whose blocks tell their parents.
+            lacking = None if chunk.by_block else (yield from self._no_hole(tip))
+            if lacking is not None:
+                return lacking
             rows = tuple(contents)
             plan = SealPlan(self._ranges(upper), rows, tip, self._policy.commitment)
             reply = yield Append(plan)
@@ -520,6 +528,37 @@ class Sealer:
             if not slots:
                 return Done(self.sealed, total)
 
+    def _sample(self, chunk: _Chunk) -> Generator[Request, Reply, None]:
+        """Compare the blocks of some slots with the lists. What one holds and no list names makes the slot doubted: it is read whole."""
+        looked: set[Slot] = set()
+        while not chunk.by_block:
+            chosen = [s for s in self._drawn(chunk.upper) if s not in looked and not self._has_contents(s)]
+            chosen = chosen[: self._samples_left]
+            if not chosen:
+                return
+            looked.update(chosen)
+            self._samples_left -= len(chosen)
+            shown = yield from blocks.mentioned(chosen, self._policy.commitment)
+            self.tally.sampled += len(shown)
+            for slot, block in shown.items():
+                open_ = {address for address, cursor in self._cursors.items() if cursor < slot}
+                named = chunk.listed.get(slot, {})
+                if any(name not in named and not open_.isdisjoint(of) for name, of in block.mentions or ()):
+                    chunk.doubted.add(slot)
+                    self._alert_last = Slot(slot + blocks.ALERT_SLOTS)
+
+    def _drawn(self, upper: Slot) -> list[Slot]:
+        """The sampled slots between the last seal and `upper`: one of so many, evenly spread, and behind a find every one."""
+        if self._policy.sample <= 0:
+            return []
+        wide = self._stratum
+        drawn = {
+            Slot(at * wide + int(blocks.draw(at, self._policy.salt) * wide))
+            for at in range((self.sealed + 1) // wide, upper // wide + 1)
+        }
+        drawn.update(Slot(at) for at in range(self.sealed + 1, min(upper, self._alert_last) + 1))
+        return sorted(slot for slot in drawn if self.sealed < slot <= upper)
+
     def _ranges(self, upper: Slot) -> tuple[Range, ...]:
         return tuple(
             Range(address, Slot(cursor + 1), upper)
@@ -528,54 +567,67 @@ class Sealer:
         )
 
     def _committed(self, upper: Slot, rows: tuple[Row, ...]) -> None:
+        ahead = max(self._cursors.values())
         for address, cursor in self._cursors.items():
             self._cursors[address] = Slot(max(cursor, upper))
         self.tally.rows += len(rows)
         self.tally.logs_unknown += sum(row.raw.logs is None for row in rows)
         self.tally.truncated += sum(row.raw.logs is not None and "Log truncated" in row.raw.logs for row in rows)
+        listed: dict[Address, RawTransaction] = {}
         for row in rows:
             raw = row.raw
             self._stored[raw.signature] = (Slot(raw.slot), raw.err, raw.logs)
             if row.witnesses & SAW_LIST:
-                held = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
                 for address in row.programs:
-                    self._last_listed[address] = held
-                    self._nothing_listed.discard(address)
+                    listed[address] = raw
+        for address, raw in listed.items():
+            self._last_listed[address] = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
+            self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
             self._stored.popitem(last=False)
+        self._settle_heard(upper, rows, ahead)
+        for slot in [slot for slot in self._blocks if slot <= upper]:
+            del self._blocks[slot]
+
+    def _settle_heard(self, upper: Slot, rows: tuple[Row, ...] = (), ahead: Slot = NOWHERE) -> None:
+        """What the socket said of slots that are sealed is judged; what neither these rows nor others explain becomes a hint. `ahead`: up to where
+        some program was sealed before. A block that was read below it was not read for that one."""
         self._forgeries.extend(self.notifications.judge(upper, self._stored, self._looked_at))
         for slot, signature in self.notifications.take_late():
             self.hints.give("notification", slot, signature)
         for slot in self.writes.sealed(upper, ((Slot(row.raw.slot), row.programs) for row in rows)):
-            if not self._has_contents(slot):
+            if slot <= ahead or not self._has_contents(slot):
                 self.hints.give("account", slot)
-        for slot in [slot for slot in self._blocks if slot <= upper]:
-            del self._blocks[slot]
 
     def _looked_at(self, slot: Slot, signature: str) -> bool:
-        """Whether this round knows that the slot holds no such transaction of the programs. A block that was read for its signatures, before the
-        notification came, and holds this one shows the contrary."""
+        """Whether this round knows that the slot holds no such transaction of the programs. A block that holds it shows the contrary: it was read for
+        its signatures before the notification came, or for another program than the one whose transaction this is, which was sealed further."""
         block = self._blocks.get(slot)
         if block is None:
             return slot in self._empty
-        return block.contents is not None or signature not in (block.signatures or ())
+        if block.contents is None:
+            return signature not in (block.signatures or ())
+        return all(content.raw.signature != signature for content in block.contents)
 
-    def _suspicious(self, chunk: _Chunk) -> Iterable[Slot]:
+    def _suspicious(self, chunk: _Chunk) -> list[Slot]:
         """Slots of the chunk in which the socket named a signature that no list names in any slot of the chunk."""
+        slots = self.notifications.slots(Slot(self.sealed + 1), chunk.upper)
+        if not slots:
+            return []
         named = {signature for _, signature in chunk.mentioned_by}
-        for slot in self.notifications.slots(Slot(self.sealed + 1), chunk.upper):
-            if any(signature not in named for signature in self.notifications.signatures(slot)):
-                yield slot
+        return [slot for slot in slots if not named.issuperset(self.notifications.signatures(slot))]
 
     def _contents(self, slots: list[Slot], chunk: _Chunk) -> Generator[Request, Reply, list[Row] | Unproven | Halted]:
         disputed = set(chunk.disputed()).intersection(slots)
-        rows = self._trusted(slots, chunk, disputed)
+        doubted = disputed | chunk.doubted.intersection(slots)
+        rows = self._trusted(slots, chunk, doubted)
         chunk.settled = {(row.raw.slot, row.raw.signature) for row in rows}
-        whole, single = self._choose(slots, chunk, disputed)
+        whole, single = self._choose(slots, chunk, doubted)
         failed = yield from self._fetch_blocks([slot for slot in whole if not self._has_contents(slot)], "full")
         if failed is not None:
             return failed
-        light = [slot for slot in self._suspicious(chunk) if slot in set(slots) and slot not in self._blocks]
+        group = set(slots)
+        light = [slot for slot in self._suspicious(chunk) if slot in group and slot not in self._blocks]
         failed = yield from self._fetch_blocks(light, "signatures", skipped_is_empty=True)
         if failed is not None:
             return failed
@@ -623,13 +675,13 @@ class Sealer:
                 )
         return rows
 
-    def _trusted(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> list[Row]:
+    def _trusted(self, slots: list[Slot], chunk: _Chunk, doubted: set[Slot]) -> list[Row]:
         """Rows from the socket, where an operator trusts it: the list confirms the place and the outcome, and every notification says the same."""
         rows: list[Row] = []
         if not self._policy.trust_socket_contents:
             return rows
         for slot in slots:
-            if slot in disputed or self._has_contents(slot):
+            if slot in doubted or self._has_contents(slot):
                 continue
             for entry in chunk.listed.get(slot, {}).values():
                 logs = self.notifications.agreed_logs(slot, entry.signature, entry.err)
@@ -706,13 +758,13 @@ class Sealer:
                     )
         return None
 
-    def _choose(self, slots: list[Slot], chunk: _Chunk, disputed: set[Slot]) -> tuple[list[Slot], list[Slot]]:
+    def _choose(self, slots: list[Slot], chunk: _Chunk, doubted: set[Slot]) -> tuple[list[Slot], list[Slot]]:
         """Which slots are read as whole blocks, which as single transactions. Without an index in the list only the block knows the order."""
         whole: list[Slot] = []
         single: list[Slot] = []
         for slot in slots:
             entries = chunk.listed.get(slot)
-            if slot in disputed or self._has_contents(slot):
+            if slot in doubted or self._has_contents(slot):
                 whole.append(slot)
                 continue
             open_ = [entry for entry in (entries or {}).values() if (slot, entry.signature) not in chunk.settled]
@@ -771,7 +823,9 @@ class Sealer:
         return Unproven(f"the block of slot {missing[0]} is not served: {why}")
 
     def _is_skipped(self, slot: Slot) -> Generator[Request, Reply, bool]:
-        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the next block's parent tells."""
+        """Whether the chain went by the slot. A refusal may mean a skip or a block that is not served yet; the parent of a block behind it tells."""
+        if any(parent < slot < at for at, parent in self._parents.items()):
+            return True
         for at in range(slot + 1, max(self._parents, default=slot) + 1):
             after = Slot(at)
             if after not in self._parents:
@@ -843,8 +897,8 @@ class Sealer:
         else the list is believed. A program that was sealed further has its row already, this one is the others'."""
         raw = content.raw
         slot = Slot(raw.slot)
-        open_ = frozenset(address for address, cursor in self._cursors.items() if cursor < slot)
-        claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), set())
+        open_ = frozenset([address for address, cursor in self._cursors.items() if cursor < slot])
+        claimed = open_ & chunk.mentioned_by.get((slot, raw.signature), _NOBODY)
         mentioned = open_ & content.programs
         return mentioned if claimed <= mentioned or keys_known(raw) else mentioned | claimed
 

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from indexer.core.protocol import (
     MIN_CONTEXT_SLOT_NOT_REACHED,
     NODE_BEHIND,
@@ -48,8 +50,7 @@ class WalkBroken(Exception):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(Struct, frozen=True):
     """A page and how to ask it again. `joint` is the last entry of the next newer page: the reply must begin with it."""
 
     before: str | None

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -624,7 +624,7 @@ class RpcClient:
 def _clean(found: T, url: str) -> T:
     """A node's refusal, or a batch of answers with some among them, without our key: providers quote it."""
     if isinstance(found, Failure):
-        return replace(found, message=scrubbed(found.message, url))
+        return msgspec.structs.replace(found, message=scrubbed(found.message, url))
     if isinstance(found, list) and any(isinstance(one, Failure) for one in found):
         found[:] = [_clean(one, url) for one in found]
     return found

@@ -10,6 +10,8 @@ import random
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from indexer.core.protocol import Address, Content, Listed, Slot
 from indexer.simulation.dice import FILLED, Dice
 from programs.transaction import RawTransaction
@@ -24,8 +26,7 @@ _SIZES = (1, 1, 1, 2, 2, 3, 5, 12)
 _FAILED = '{"InstructionError":[0,{"Custom":6000}]}'
 
 
-@dataclass(frozen=True, slots=True)
-class ModelBlock:
+class ModelBlock(Struct, frozen=True):
     """A slot's block; transactions in block order."""
 
     slot: Slot
@@ -65,15 +66,22 @@ class Branch:
 
     def upto(self, last: Slot) -> Branch:
         """A copy that ends at `last`."""
-        copy = Branch(self.programs, self.indexed)
-        for slot in self.slots:
-            if slot <= last:
-                copy.add(self.blocks[slot])
+        slots = self.slots[: bisect_right(self.slots, last)]
+        copy = Branch(self.programs, self.indexed, {slot: self.blocks[slot] for slot in slots}, slots)
+        for program, entries in self.entries.items():
+            copy.entries[program] = entries[: bisect_right(entries, last, key=slot_of)]
+            copy.places[program] = {entry.signature: place for place, entry in enumerate(copy.entries[program])}
+        copy.by_signature = {content.raw.signature: content for slot in slots for content in self.blocks[slot].contents}
         return copy
 
     def highest(self, upper: int) -> Slot:
         """The highest slot with a block, not above `upper`."""
         return self.slots[max(0, bisect_right(self.slots, upper) - 1)]
+
+
+def slot_of(entry: Listed) -> Slot:
+    """The key by which lists are sorted."""
+    return entry.slot
 
 
 class ModelChain:
@@ -99,9 +107,16 @@ class ModelChain:
         self._died: set[Slot] = set()
         self._stale_until = GENESIS
         self._stall = 0
+        self._confirmed = self._finalized = GENESIS
 
     def produce(self) -> ModelBlock | None:
         """One slot more; its block, or None when it is skipped."""
+        block = self._produce()
+        self._confirmed = self.branch.highest(self.tip - CONFIRMED_DISTANCE - min(self._stall, STALL_SLOTS_MAX))
+        self._finalized = self.branch.highest(self.tip - FINALIZED_DISTANCE)
+        return block
+
+    def _produce(self) -> ModelBlock | None:
         dice = self._dice
         self.tip = Slot(self.tip + 1)
         if self._stall:
@@ -134,11 +149,11 @@ class ModelChain:
 
     def confirmed(self) -> Slot:
         """The confirmed tip: a slot with a block."""
-        return self.branch.highest(self.tip - CONFIRMED_DISTANCE - min(self._stall, STALL_SLOTS_MAX))
+        return self._confirmed
 
     def finalized(self) -> Slot:
         """The finalized tip; nothing up to it can die."""
-        return self.branch.highest(self.tip - FINALIZED_DISTANCE)
+        return self._finalized
 
     def _fork(self) -> None:
         # Only what is not finalized can die; the chain goes on from an older block.
@@ -178,7 +193,8 @@ class ModelChain:
         if again is None:
             self.transactions += 1
             signature = f"sig{self.transactions}"
-            some = [program for program in self._programs if rng.random() < 0.6]
+            throw = rng.random
+            some = [program for program in self._programs if throw() < 0.6]
             programs = frozenset(some or [rng.choice(self._programs)])
         else:
             signature, programs = again.raw.signature, again.programs

@@ -80,9 +80,12 @@ class Dice:
         self._chances = {name: chance for name, chance in chances.items() if chance > 0}
         # The chain's transactions are thrown like a fault, and can be left out like one; they are not counted as one.
         self._chances[FILLED] = 0.75
-        self._streams = {name: random.Random(f"{seed}/{name}") for name in self._chances}
-        self._throw = {name: stream.random for name, stream in self._streams.items()}
+        self._seed = seed
+        self._streams: dict[str, random.Random] = {}
         self._thrown = dict.fromkeys(self._chances, 0)
+        # How many throws are left until the next one that strikes, this one included. They are thrown in advance, one after the other, only so far:
+        # the details of a strike come from the same stream. 0: not thrown yet.
+        self._left = dict.fromkeys(self._chances, 0)
 
     def on(self, name: str) -> bool:
         """Whether this fault can strike in this history at all."""
@@ -90,23 +93,36 @@ class Dice:
 
     def stream(self, name: str) -> random.Random:
         """The fault's own random numbers, for its details."""
-        return self._streams[name]
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = random.Random(f"{self._seed}/{name}")
+        return stream
 
     def strike(self, name: str) -> bool:
         """Throw; a strike is counted and recorded. Ask only where the fault would have an effect."""
-        chance = self._chances.get(name)
-        if chance is None or (self.calm and name != FILLED):
+        left = self._left.get(name)
+        if left is None or (self.calm and name != FILLED):
             return False
-        self._thrown[name] = thrown = self._thrown[name] + 1
-        if self._throw[name]() >= chance:
+        if left == 0:
+            left = self._until_strike(name)
+        self._left[name] = left - 1
+        if left != 1:
             return False
-        strike = (name, thrown)
+        strike = (name, self._thrown[name])
         if self._only is not None and strike not in self._only:
             return False
         self.strikes.append(strike)
         if name != FILLED:
             self.counts[name] += 1
         return True
+
+    def _until_strike(self, name: str) -> int:
+        throw, chance = self.stream(name).random, self._chances[name]
+        left = 1
+        while throw() >= chance:
+            left += 1
+        self._thrown[name] += left
+        return left
 
 
 FILLED = "filled"

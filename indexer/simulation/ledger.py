@@ -93,7 +93,7 @@ class ModelLedger:
 
     def held(self, address: Address, first: Slot, last: Slot) -> tuple[Held, ...]:
         """Rows that stand, in chain order."""
-        return tuple(_held(position, row) for position, row in self._standing(address, first, last))
+        return tuple([_held(position, row) for position, row in self._standing(address, first, last)])
 
     def last_listed(self, address: Address, last: Slot) -> Held | None:
         """The last standing row at or below a slot that a list has named."""
@@ -128,13 +128,16 @@ class ModelLedger:
         return len(self._rows)
 
     def _standing(self, address: Address, first: Slot, last: Slot) -> list[tuple[int, Row]]:
-        found = [
-            (position, self._rows[position - 1])
-            for slot in range(first, last + 1)
-            for position in self._by_slot.get(slot, ())
-            if position not in self.retracted and address in self._rows[position - 1].programs
-        ]
-        found.sort(key=lambda item: (item[1].raw.slot, item[1].raw.transaction_index, item[0]))
+        rows, retracted, by_slot = self._rows, self.retracted, self._by_slot
+        found = []
+        for slot in range(first, last + 1):
+            places = by_slot.get(slot)
+            if places is None:
+                continue
+            mine = [(p, rows[p - 1]) for p in places if p not in retracted and address in rows[p - 1].programs]
+            if len(mine) > 1:
+                mine.sort(key=lambda item: (item[1].raw.transaction_index, item[0]))
+            found.extend(mine)
         return found
 
     def _check_order(self, plan: SealPlan) -> None:

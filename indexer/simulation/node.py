@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from msgspec import Struct
 
 from indexer.core.notifications import Notification
 from indexer.core.protocol import (
@@ -30,7 +32,7 @@ from indexer.core.protocol import (
     Request,
     Slot,
 )
-from indexer.simulation.chain import Branch, ModelBlock, ModelChain
+from indexer.simulation.chain import GENESIS, Branch, ModelBlock, ModelChain, slot_of
 from indexer.simulation.dice import Dice
 
 LAG_SLOTS_MAX = 4
@@ -41,8 +43,7 @@ PRUNED_KEEP_SLOTS = 14
 NULLS_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(Struct, frozen=True):
     """What one node behind the balancer sees while it answers."""
 
     branch: Branch
@@ -132,6 +133,16 @@ class ModelNode:
         self._invented = 0
         # Whether the ledger holds a row of this program that every list has to reach; a list that is cut before there is one deceives anybody.
         self.joinable: Callable[[Address], bool] = lambda address: False
+        self._cuts = dice.on("cut_list")
+        self._plain_view = (GENESIS, _View(chain.branch, chain.confirmed(), chain.finalized()))
+        self._answers: dict[type[Request], Callable[[Any, _View], Reply]] = {
+            GetSlot: lambda request, view: int(view.upper(request.commitment)),
+            GetFirstAvailable: lambda request, view: int(chain.first_available),
+            GetBlock: self._block,
+            GetBlocks: self._blocks,
+            ListSignatures: self._list,
+            GetTransactions: self._transactions,
+        }
 
     def answer(self, request: Request) -> Reply:
         """One request."""
@@ -140,35 +151,30 @@ class ModelNode:
             return Failure("no answer in 20 s (5 attempts)")
         if dice.strike("rate_limited"):
             return Failure("HTTP 429 (5 attempts)")
-        view = self._view()
-        match request:
-            case GetSlot(commitment):
-                return int(view.upper(commitment))
-            case GetFirstAvailable():
-                return int(self.chain.first_available)
-            case GetBlock():
-                return self._block(request, view)
-            case GetBlocks(first, last, commitment):
-                upper = min(last, view.upper(commitment))
-                return tuple(s for s in view.branch.slots if first <= s <= upper and not self.chain.lacks(s))
-            case ListSignatures():
-                return self._list(request, view)
-            case GetTransactions(signatures, commitment):
-                upper = view.upper(commitment)
-                return tuple(self._transaction(signature, view.branch, upper) for signature in signatures)
-            case _:
-                raise TypeError(f"not a node's request: {request}")
+        return self._answers[type(request)](request, self._view())
 
     def _view(self) -> _View:
         chain, dice = self.chain, self._dice
         if chain.stale is not None and dice.strike("stale_fork"):
             branch = chain.stale
             return _View(branch, branch.highest(chain.confirmed()), branch.highest(chain.finalized()))
-        confirmed, finalized = chain.confirmed(), chain.finalized()
-        if confirmed > 1 and dice.strike("lagging_node"):
+        at, view = self._plain_view
+        if at != chain.tip:
+            view = _View(chain.branch, chain.confirmed(), chain.finalized())
+            self._plain_view = (chain.tip, view)
+        if view.confirmed > 1 and dice.strike("lagging_node"):
             lag = dice.stream("lagging_node").randint(1, LAG_SLOTS_MAX)
-            return _View(chain.branch, chain.branch.highest(confirmed - lag), chain.branch.highest(finalized - lag))
-        return _View(chain.branch, confirmed, finalized)
+            branch = view.branch
+            return _View(branch, branch.highest(view.confirmed - lag), branch.highest(view.finalized - lag))
+        return view
+
+    def _blocks(self, request: GetBlocks, view: _View) -> tuple[Slot, ...]:
+        first, last = request.slot_first, min(request.slot_last, view.upper(request.commitment))
+        return tuple(s for s in view.branch.slots if first <= s <= last and not self.chain.lacks(s))
+
+    def _transactions(self, request: GetTransactions, view: _View) -> tuple[Content | None, ...]:
+        upper = view.upper(request.commitment)
+        return tuple([self._transaction(signature, view.branch, upper) for signature in request.signatures])
 
     def _block(self, request: GetBlock, view: _View) -> Block | Failure:
         slot = request.slot
@@ -196,9 +202,12 @@ class ModelNode:
         upper = view.upper(request.commitment)
         if request.min_context_slot is not None and upper < request.min_context_slot:
             return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
+        if request.barrier is not None and self.chain.lacks(request.barrier):
+            # The edge asks an endpoint for the barrier before it asks it for a list.
+            return Failure(f"it has not served the barrier, slot {request.barrier}")
         branch = view.branch
         entries = branch.entries[request.address]
-        end = bisect_right(entries, upper, key=_slot_of)
+        end = bisect_right(entries, upper, key=slot_of)
         if request.before is not None:
             place = branch.places[request.address].get(request.before)
             if place is not None and place < end:
@@ -213,8 +222,8 @@ class ModelNode:
         if self._plain():
             found = tuple(reversed(entries[max(0, end - request.limit) : end]))
         else:
-            found = tuple(islice(self._shown(entries, end, upper), request.limit))
-        if found and self.joinable(request.address) and self._dice.strike("cut_list"):
+            found = tuple(self._shown(entries, end, request.limit))
+        if found and self._cuts and self.joinable(request.address) and self._dice.strike("cut_list"):
             return found[:1] if request.before is not None else ()
         if found and len(found) < request.limit and self._dice.strike("invented"):
             return self._with_invented(found)
@@ -226,16 +235,17 @@ class ModelNode:
         cut = chain.first_available or chain.indexed_from or chain.hole is not None
         return not cut and not self.hidden and not dice.on("hidden") and not dice.on("incomplete_list")
 
-    def _shown(self, entries: list[Listed], end: int, upper: Slot) -> Iterator[Listed]:
+    def _shown(self, entries: list[Listed], end: int, limit: int) -> list[Listed]:
         dice, chain, hidden = self._dice, self.chain, self.hidden
         first = max(chain.first_available, chain.indexed_from)
         hiding, whole = dice.on("hidden"), not dice.on("incomplete_list")
         judged, barrier, hole = self._judged_hidden, self._barrier, chain.hole
+        found: list[Listed] = []
         for at in range(end - 1, -1, -1):
             entry = entries[at]
             slot, signature = entry.slot, entry.signature
-            if slot < first:
-                return
+            if slot < first or len(found) == limit:
+                break
             if signature in hidden or (hole is not None and hole[0] <= slot <= hole[1]):
                 continue
             if hiding and signature not in judged:
@@ -246,7 +256,8 @@ class ModelNode:
             # Without a served block at or above the slot its index writes may be under way still.
             if not whole and slot > barrier and dice.strike("incomplete_list"):
                 continue
-            yield entry
+            found.append(entry)
+        return found
 
     def _with_invented(self, found: tuple[Listed, ...]) -> tuple[Listed, ...]:
         self._invented += 1
@@ -307,7 +318,7 @@ class SecondNode:
         if height is not None and upper < height:
             return Failure("min context slot", MIN_CONTEXT_SLOT_NOT_REACHED)
         entries = branch.entries[address]
-        end = bisect_right(entries, upper, key=_slot_of)
+        end = bisect_right(entries, upper, key=slot_of)
         if before is not None:
             place = branch.places[address].get(before)
             if place is None or place >= end:
@@ -325,7 +336,3 @@ class SecondNode:
                 if len(found) == limit:
                     break
         return tuple(found)
-
-
-def _slot_of(entry: Listed) -> Slot:
-    return entry.slot

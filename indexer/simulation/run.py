@@ -30,6 +30,7 @@ from indexer.core.protocol import (
     Halted,
     ListSignatures,
     Pause,
+    Range,
     ReadLastListed,
     ReadLedger,
     Reply,
@@ -50,7 +51,7 @@ PROGRAMS = (Address("ProgramA"), Address("ProgramB"))
 # Is added to the running ledger where the dice say so.
 ADDED = Address("ProgramC")
 NEAR_SLOTS = 12
-OF_THE_NODE = (GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness)
+OF_THE_NODE = frozenset({GetBlock, ListSignatures, GetTransactions, GetSlot, GetFirstAvailable, GetBlocks, AskWitness})
 HINTS_A_MINUTE: Mapping[Kind, int] = {"notification": 1_000, "account": 1_000, "list": 1_000}
 JUMP_SLOTS_MAX = 12
 SLOTS = 60
@@ -91,7 +92,7 @@ class History:
 
 
 SealerFactory = Callable[[Mapping[Address, Slot], SealPolicy], Sealer]
-AuditorFactory = Callable[[Mapping[Address, Slot], AuditPolicy], Auditor]
+AuditorFactory = Callable[[Mapping[Address, Slot], AuditPolicy, Mapping[Address, Slot]], Auditor]
 LedgerFactory = Callable[[tuple[Address, ...]], SimulatedLedger]
 
 
@@ -101,6 +102,10 @@ class _Task:
     reply: Reply = None
     # Of the sealer that hears the socket; not that of a program which catches up.
     live: bool = True
+    # Slots whose blocks it has sampled.
+    shown: set[Slot] = field(default_factory=set)
+    # The slot that a hint named, where a hint is followed.
+    about: Slot | None = None
     # What it will know to be committed once the reply has reached it.
     sealed: tuple[Row, ...] = ()
 
@@ -120,8 +125,6 @@ class _Writer:
         # A commit of its own whose answer it never got: then the ledger may be ahead of it, else never.
         self.unsure = False
         self.started = Slot(-1)
-        # Slots whose blocks the audit under way has sampled.
-        self.shown: set[Slot] = set()
 
 
 class Simulation:
@@ -149,6 +152,7 @@ class Simulation:
         self.ledger = make_ledger((*PROGRAMS, ADDED))
         self.node.joinable = self._joinable
         self._watched: tuple[Address, ...] = PROGRAMS
+        self._starts = dict.fromkeys((*PROGRAMS, ADDED), Slot(1))
         self._turns = random.Random(f"{seed}/turns")
         self._slots = slots
         # A history that is being shrunk may be as small as it likes.
@@ -156,11 +160,14 @@ class Simulation:
         self._make_sealer, self._make_auditor = make_sealer, make_auditor
         self._crash_at = crash_at
         self._tell = tell
-        self._digest = hashlib.sha256()
+        self._committed_rows: list[str] = []
         self._corrections = 0
         self._sampled: set[tuple[Address, Slot]] = set()
         self._policy = self._drawn_policy()
+        self._task: _Task
         self._audits = AuditPolicy(self._turns.choice((0.0, 0.0, 0.2, 1.0)), 10_000, b"salt")
+        # What is far behind is sealed at finalized, and no audit follows: its samples are its own.
+        self._behind = replace(self._policy, commitment="finalized", sample=self._audits.sample, salt=b"salt")
         second = self.second if self._policy.witness_hold else None
         self.oracle = Oracle(self.chain, self.node, self.ledger, second)
         self._sleepers: list[tuple[int, _Writer]] = []
@@ -184,18 +191,19 @@ class Simulation:
     # ---- turns ----
 
     def _turn(self) -> None:
-        self._wake_sleepers()
+        if self._sleepers:
+            self._wake_sleepers()
         if self._crash_at is None and self.dice.strike("lease_lost"):
             self._fall_asleep()
         self._act(self._writer)
 
     def _act(self, writer: _Writer) -> None:
-        self._guarded(writer, lambda: self._step(writer))
+        self._guarded(writer, self._step)
 
-    def _guarded(self, writer: _Writer, work: Callable[[], None]) -> None:
+    def _guarded(self, writer: _Writer, work: Callable[[_Writer], None]) -> None:
         """Whatever ends a writer ends it here, and another one takes over."""
         try:
-            work()
+            work(writer)
         except Crash:
             self._say("the process dies")
             self._bury(writer)
@@ -231,11 +239,11 @@ class Simulation:
         """A hint that waits is followed before the audit."""
         hint = writer.sealer.hints.take(self.chain.tip * 0.4)
         if hint is None:
-            writer.shown.clear()
             return _Task(writer.auditor.audit(writer.sealer.sealed))
         self._say(f"epoch {writer.witness.epoch}: a {hint.kind} hints at slot {hint.slot}")
         cursors = writer.sealer.cursors
-        return _Task(writer.auditor.follow(hint, writer.sealer.hints, cursors, self._policy.commitment))
+        routine = writer.auditor.follow(hint, writer.sealer.hints, cursors, self._policy.commitment)
+        return _Task(routine, about=hint.slot)
 
     def _new_round(self, writer: _Writer) -> _Task:
         if writer.catching_up is not None:
@@ -263,18 +271,22 @@ class Simulation:
             if self._tell is not None:
                 self._say(f"  {stop.value}")
             if isinstance(stop.value, Halted):
-                self._halted(writer, stop.value)
+                self._halted(writer, stop.value, task.about)
             return True
         finally:
-            writer.witness.sealed(task.sealed)
-            task.sealed = ()
+            if task.sealed:
+                writer.witness.sealed(task.sealed)
+                task.sealed = ()
+        self._task = task
         task.reply = self._perform(writer, request)
         if isinstance(request, Append) and task.reply is None and task.live:
             task.sealed = request.plan.rows
         return False
 
-    def _halted(self, writer: _Writer, outcome: Halted) -> None:
+    def _halted(self, writer: _Writer, outcome: Halted, about: Slot | None) -> None:
         self.history.halted += 1
+        if about is not None and self.chain.lacks(about):
+            return
         behind = [] if writer.catching_up is None else [writer.catching_up.sealed]
         need = 1 + min(writer.sealer.sealed, writer.auditor.finalized, *behind)
         if self.chain.hole is not None and self.chain.hole[1] >= need:
@@ -290,7 +302,7 @@ class Simulation:
             raise Divergence("the core asks without end")
         if self.history.requests == self._crash_at or self.dice.strike("crash"):
             raise Crash
-        if isinstance(request, OF_THE_NODE):
+        if type(request) in OF_THE_NODE:
             return self._ask(writer, request)
         match request:
             case Together(requests):
@@ -321,7 +333,7 @@ class Simulation:
             reply = self.node.answer(request)
             if isinstance(reply, Block):
                 if reply.mentions is not None:
-                    writer.shown.add(reply.slot)
+                    self._task.shown.add(reply.slot)
                 writer.witness.served = max(writer.witness.served, reply.slot)
         if self._tell is not None:
             whose = "  the witness: " if isinstance(request, AskWitness) else "  "
@@ -352,19 +364,22 @@ class Simulation:
         elif isinstance(request, Append):
             live = writer.catching_up is None or all(r.address != ADDED for r in request.plan.ranges)
             self.oracle.appended(request.plan, writer.witness, self._leader, live)
+            self._compared(request.plan.ranges)
             rows = request.plan.rows
             self.history.rows += len(rows)
         else:
             self.oracle.corrected(request.correction, writer.witness, self._leader)
-            for span in request.correction.ranges:
-                self._sampled.update((span.address, s) for s in writer.shown if span.slot_first <= s <= span.slot_last)
+            self._compared(request.correction.ranges)
             rows = request.correction.late
             self.history.late += len(rows)
             self.history.retracted += len(request.correction.foreign)
             found = [row for row in rows if row.raw.signature in self.node.hidden]
             self._corrections += len(rows) - len(found) + len(request.correction.foreign)
-        for row in rows:
-            self._digest.update(f"{row.raw.signature} {row.raw.slot} {row.witnesses} ".encode())
+        self._committed_rows.extend([f"{row.raw.signature} {row.raw.slot} {row.witnesses} " for row in rows])
+
+    def _compared(self, ranges: tuple[Range, ...]) -> None:
+        for span in ranges:
+            self._sampled.update((span.address, s) for s in self._task.shown if span.slot_first <= s <= span.slot_last)
 
     # ---- time and processes ----
 
@@ -375,9 +390,7 @@ class Simulation:
         # An index that was lost before can't be noticed by a program of which the ledger holds nothing.
         if ADDED not in self._watched and not self.chain.indexed_from and self.dice.strike("added"):
             self._watched = (*PROGRAMS, ADDED)
-            self._writer.catching_up = self._make_sealer(
-                {ADDED: Slot(0)}, replace(self._policy, commitment="finalized")
-            )
+            self._writer.catching_up = self._make_sealer({ADDED: Slot(0)}, self._behind)
         for program in self.socket.accounts(block):
             self._writer.sealer.writes.wrote(self.chain.tip, program)
             if block is not None and self.chain.tip > self._writer.started and program in self._writer.sealer.cursors:
@@ -413,14 +426,13 @@ class Simulation:
         far = sealed[ADDED] < min(sealed[program] for program in PROGRAMS) - NEAR_SLOTS
         live = PROGRAMS if far else self._watched
         sealer = self._make_sealer({p: sealed[p] for p in live}, self._policy)
-        auditor = self._make_auditor({p: finalized[p] for p in live}, self._audits)
+        auditor = self._make_auditor({p: finalized[p] for p in live}, self._audits, self._starts)
         writer = _Writer(sealer, auditor, self._leader)
         writer.started = self.chain.tip
         if live == self._watched:
             writer.witness.admitted = {p: max(sealed.values()) for p in live}
         if live != self._watched:
-            policy = replace(self._policy, commitment="finalized")
-            writer.catching_up = self._make_sealer({ADDED: sealed[ADDED]}, policy)
+            writer.catching_up = self._make_sealer({ADDED: sealed[ADDED]}, self._behind)
         return writer
 
     def _bury(self, writer: _Writer) -> None:
@@ -436,8 +448,6 @@ class Simulation:
         self._writer = self._take_over()
 
     def _wake_sleepers(self) -> None:
-        if not self._sleepers:
-            return
         awake = [writer for turns, writer in self._sleepers if turns <= 0]
         worn_out = [writer for turns, writer in self._sleepers if turns < -AWAKE_TURNS_MAX]
         self._sleepers = [(turns - 1, writer) for turns, writer in self._sleepers]
@@ -460,7 +470,6 @@ class Simulation:
                 self._finish_round(self._writer)
             self._writer.sealing = self._new_round(self._writer)
             self._finish_round(self._writer)
-            self._writer.shown.clear()
             self._writer.auditing = _Task(self._writer.auditor.audit(self._writer.sealer.sealed))
             self._finish_round(self._writer)
             while len(self._writer.sealer.hints):
@@ -487,13 +496,13 @@ class Simulation:
 
     def _finish_round(self, writer: _Writer) -> None:
         while writer is self._writer and (writer.sealing is not None or writer.auditing is not None):
-            self._guarded(writer, lambda: self._finish_turn(writer))
+            self._guarded(writer, self._finish_turn)
 
     def _finish_turn(self, writer: _Writer) -> None:
-        for name in ("sealing", "auditing"):
-            task: _Task | None = getattr(writer, name)
-            if task is not None and self._advance_task(writer, task):
-                setattr(writer, name, None)
+        if writer.sealing is not None and self._advance_task(writer, writer.sealing):
+            writer.sealing = None
+        if writer.auditing is not None and self._advance_task(writer, writer.auditing):
+            writer.auditing = None
 
     def _count(self, writer: _Writer) -> None:
         tally = writer.sealer.notifications.tally
@@ -509,9 +518,6 @@ class Simulation:
             block_hits_min=rng.choice((1, 3, 8)),
             rows_max=rng.choice((2, 10, 1000)),
             page_min=rng.choice((2, 64)),
-            history_gap_slots=4 if self.dice.on("pruned") else 1_000,
-            hole_gap_slots=0 if self.dice.on("jumped") else 100,
-            hole_slots_min=1,
             witness=(witness := rng.random() < 0.25),
             witness_hold=witness and rng.random() < 0.5,
             witness_attempts=2,
@@ -522,8 +528,8 @@ class Simulation:
         history.slots = self.chain.tip
         history.transactions = self.chain.transactions
         history.strikes = self.dice.counts
-        self._digest.update(f"{history.requests} {sorted(history.strikes.items())}".encode())
-        history.digest = self._digest.hexdigest()
+        all_of_it = f"{''.join(self._committed_rows)}{history.requests} {sorted(history.strikes.items())}"
+        history.digest = hashlib.sha256(all_of_it.encode()).hexdigest()
         return history
 
     def _say(self, text: str) -> None:

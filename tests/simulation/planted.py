@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from indexer.core import blocks, finality, walk
 from indexer.core.finality import Auditor
 from indexer.core.hints import AccountWrites
@@ -153,7 +155,7 @@ class WrongOrderWithinSlot(Sealer):
             heard = list(self.notifications.signatures(Slot(slot)))
             mine.sort(key=lambda row: heard.index(row.raw.signature) if row.raw.signature in heard else len(heard))
             pairs = zip(mine, indices, strict=True)
-            found.extend(replace(row, raw=replace(row.raw, transaction_index=index)) for row, index in pairs)
+            found.extend(structs.replace(row, raw=replace(row.raw, transaction_index=index)) for row, index in pairs)
         return found
 
 
@@ -180,7 +182,7 @@ class ContentsOfAnotherSlot(Sealer):
     def _agreed(self, entry: Any, content: Any, chunk: Any) -> Row | None:
         if isinstance(content, Content) and content.raw.slot != entry.slot:
             raw = replace(content.raw, slot=entry.slot, transaction_index=entry.transaction_index or 0, err=entry.err)
-            content = replace(content, raw=raw)
+            content = structs.replace(content, raw=raw)
         return super()._agreed(entry, content, chunk)
 
 
@@ -208,7 +210,7 @@ class ForgetsSecondProgram(Sealer):
         rows = yield from super()._contents(slots, chunk)
         if not isinstance(rows, list):
             return rows
-        return [replace(row, programs=frozenset(sorted(row.programs)[:1])) for row in rows]
+        return [structs.replace(row, programs=frozenset(sorted(row.programs)[:1])) for row in rows]
 
 
 class TrustsSocketContents(Sealer):
@@ -220,7 +222,7 @@ class TrustsSocketContents(Sealer):
 
     def _socket_says(self, row: Row) -> Row:
         notes = self.notifications._by_slot.get(Slot(row.raw.slot), {}).get(row.raw.signature, [])
-        return row if not notes else replace(row, raw=replace(row.raw, logs=notes[-1].logs))
+        return row if not notes else structs.replace(row, raw=replace(row.raw, logs=notes[-1].logs))
 
 
 class RowsWithoutWitness(Sealer):
@@ -228,7 +230,7 @@ class RowsWithoutWitness(Sealer):
 
     def _contents(self, slots: Any, chunk: Any) -> Routine:
         rows = yield from super()._contents(slots, chunk)
-        return [replace(row, witnesses=1) for row in rows] if isinstance(rows, list) else rows
+        return [structs.replace(row, witnesses=1) for row in rows] if isinstance(rows, list) else rows
 
 
 class MissesForgeries(Sealer):
@@ -271,12 +273,27 @@ class IgnoresHoles(Sealer):
         yield
 
 
+class TrustsShortStretches(Sealer):
+    """Looks for missing blocks only where the last seal is far: after a failover a few slots may be missing."""
+
+    def _no_hole(self, tip: Slot) -> Routine:
+        return None if tip - self.sealed < 32 else (yield from super()._no_hole(tip))
+
+
+class CatchesUpUnseeing(Sealer):
+    """Reads the sampled blocks of what is far behind and believes the lists."""
+
+    def _sample(self, chunk: Any) -> Routine:
+        yield from super()._sample(chunk)
+        chunk.doubted.clear()
+
+
 class OneBlockIsEnough(Sealer):
     """Where the list does not join, reads the newest block only, and not those between it and the last seal."""
 
     def _seal_by_block(self, walks: Any, target: Slot, *args: Any) -> Routine:
         def cut(request: Any, reply: Any) -> Any:
-            return replace(reply, parent_slot=self.sealed) if isinstance(reply, Block) else reply
+            return structs.replace(reply, parent_slot=self.sealed) if isinstance(reply, Block) else reply
 
         return (yield from through(super()._seal_by_block(walks, target, *args), cut))
 
@@ -286,12 +303,6 @@ class LateMeansPhantom(Sealer):
 
     def _looked_at(self, slot: Slot, signature: str) -> bool:
         return True
-
-
-# Bugs that show themselves only where some faults come together: the histories in which they are looked for.
-FOCUS: dict[Any, dict[str, float]] = {
-    LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
-}
 
 
 class DeafToAccounts(Sealer):
@@ -317,9 +328,17 @@ class AdmitsTooHigh(Sealer):
         super().admit(address, self.sealed)
 
 
+# Bugs that show themselves only where some faults come together: the histories in which they are looked for.
+FOCUS: dict[Any, dict[str, float]] = {
+    LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
+    CatchesUpUnseeing: {"hidden": 0.3, "added": 0.05},
+}
+
 SEALERS = (
     IgnoresTheJoin,
     IgnoresHoles,
+    TrustsShortStretches,
+    CatchesUpUnseeing,
     OneBlockIsEnough,
     LateMeansPhantom,
     DeafToAccounts,
@@ -389,7 +408,9 @@ class AuditsAtConfirmed(Auditor):
                 request = routine.send(reply)
             except StopIteration as stop:
                 return stop.value
-            reply = yield (replace(request, commitment="confirmed") if hasattr(request, "commitment") else request)
+            reply = yield (
+                structs.replace(request, commitment="confirmed") if hasattr(request, "commitment") else request
+            )
 
 
 class AuditIgnoresRefusal(Auditor):
@@ -411,7 +432,7 @@ class LooksAndLeaves(Auditor):
 
     def examine(self, slot: Slot, *args: Any) -> Routine:
         def served(request: Any, reply: Any) -> Any:
-            return replace(reply, contents=()) if isinstance(reply, Block) else reply
+            return structs.replace(reply, contents=()) if isinstance(reply, Block) else reply
 
         return (yield from through(super().examine(slot, *args), served))
 
@@ -464,7 +485,7 @@ class CheckpointBeforeRows(_Torn):
     """Seal and checkpoint in one transaction, the rows in the next."""
 
     def append(self, epoch: int, plan: SealPlan) -> None:
-        super().append(epoch, replace(plan, rows=()))
+        super().append(epoch, structs.replace(plan, rows=()))
         self._tear()
         self._write(plan.rows)
 
@@ -477,7 +498,7 @@ class RowsBeforeCheckpoint(_Torn):
         self._fence(epoch)
         self._write(plan.rows)
         self._tear()
-        super().append(epoch, replace(plan, rows=()))
+        super().append(epoch, structs.replace(plan, rows=()))
 
 
 class NoFence(ModelLedger):
@@ -491,7 +512,7 @@ class CorrectionWithoutRetractions(ModelLedger):
     """Seals as finalized, and forgets to write the retractions."""
 
     def correct(self, epoch: int, correction: Correction) -> None:
-        super().correct(epoch, replace(correction, foreign=()))
+        super().correct(epoch, structs.replace(correction, foreign=()))
 
 
 class RetractedStillShown(ModelLedger):

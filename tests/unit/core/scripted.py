@@ -111,7 +111,8 @@ class Node:
             case GetFirstAvailable():
                 return self.first_available
             case GetBlocks(first, last, _):
-                return tuple(Slot(s) for s in sorted(self.blocks) if first <= s <= min(last, self.tip))
+                lowest = max(first, self.first_available)
+                return tuple(Slot(s) for s in sorted(self.blocks) if lowest <= s <= min(last, self.tip))
             case GetBlock(slot, details, _):
                 if slot > self.tip:
                     return Failure("not available", BLOCK_NOT_AVAILABLE)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from indexer.core.finality import Auditor, AuditPolicy
 from indexer.core.protocol import (
@@ -20,7 +21,7 @@ from indexer.core.protocol import (
     Slot,
     Unproven,
 )
-from tests.unit.core.scripted import LOGS, A, B, Ledger, Node, auditor, chain, content, drive, replace
+from tests.unit.core.scripted import LOGS, A, B, Ledger, Node, auditor, chain, content, drive
 
 
 def held(position: int, slot: int, signature: str, index: int = 0, **more: Any) -> Held:
@@ -100,8 +101,8 @@ def test_programs_at_different_cursors_get_only_what_is_theirs() -> None:
 @pytest.mark.parametrize(
     "lie",
     [
-        lambda e: replace(e, err='"AccountInUse"'),
-        lambda e: replace(e, transaction_index=e.transaction_index + 1),
+        lambda e: structs.replace(e, err='"AccountInUse"'),
+        lambda e: structs.replace(e, transaction_index=e.transaction_index + 1),
     ],
     ids=["outcome", "index"],
 )
@@ -123,7 +124,7 @@ def test_a_wrong_list_saves_no_contents_of_the_socket_that_the_block_contradicts
     ledger = Ledger(held=[(A, held(7, 12, "x", unfetched_logs=("forged",)))])
     node = finalized(s12=[content(12, 0, "x")])
     node.bends[ListSignatures] = lambda r, n: (
-        tuple(replace(e, err='"AccountInUse"') for e in n.entries(A)) if r.before is None else NotImplemented
+        tuple(structs.replace(e, err='"AccountInUse"') for e in n.entries(A)) if r.before is None else NotImplemented
     )
     outcome = audit(node, ledger)
     assert (outcome.late, outcome.retracted) == (1, 1)
@@ -159,7 +160,7 @@ def test_a_block_of_another_slot_retracts_nothing_that_the_node_holds() -> None:
     node = finalized(s12=[content(12, 0, "x")])
     node.bends[ListSignatures] = lambda r, n: tuple(e for e in n.entries(A) if e.slot < 10) if r.before is None else ()
     node.bends[GetBlock] = lambda r, n: (
-        replace(n.plain(replace(r, slot=Slot(11))), slot=r.slot) if r.slot == 12 else NotImplemented
+        structs.replace(n.plain(structs.replace(r, slot=Slot(11))), slot=r.slot) if r.slot == 12 else NotImplemented
     )
     outcome = audit(node, ledger)
     assert isinstance(outcome, Unproven)

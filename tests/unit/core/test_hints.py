@@ -143,6 +143,42 @@ def test_a_notification_after_the_seal_leads_to_its_block() -> None:
     assert (watcher.tally.hidden, watcher.tally.phantoms) == (1, 1)
 
 
+def test_a_block_that_was_read_for_one_program_does_not_settle_what_is_said_of_another() -> None:
+    """Found by the simulator, seed 19245: a program that was added is sealed behind the others, and the slot is read for it."""
+    blocks = chain(0, 20, s12=[content(12, 0, "hidden", A), content(12, 1, "y", B)])
+    node = Node(blocks, 20, bends={ListSignatures: hiding("hidden", "y")})
+    it, ledger = sealer({A: 15, B: 9}), Ledger()
+    it.notifications.observe(note(12, "hidden"))
+    it.writes = AccountWrites({A: S(9), B: S(9)})
+    it.writes.wrote(S(12), A)
+    drive(it.tick(), node, ledger)
+    assert [(row.raw.signature, row.programs) for row in ledger.rows] == [("y", frozenset({B}))]
+    assert it.hints.take(0.0) == Hint("notification", S(12), frozenset({"hidden"}))
+    assert it.notifications.tally.phantoms == 0
+    it, ledger = sealer({A: 15, B: 9}), Ledger()
+    it.notifications.observe(note(12, "y"))
+    it.writes = AccountWrites({A: S(9), B: S(9)})
+    it.writes.wrote(S(12), A)
+    drive(it.tick(), node, ledger)
+    assert it.hints.take(0.0) == Hint("account", S(12))
+
+
+def test_what_is_heard_of_sealed_slots_does_not_wait_for_a_seal() -> None:
+    """Sealing may stand still for as long as it takes a person to come."""
+    node = Node(chain(0, 20, s12=[content(12, 0, "x"), content(12, 1, "hidden")]), 20)
+    node.bends[ListSignatures] = hiding("hidden")
+    it, ledger = sealer(), Ledger()
+    drive(it.tick(), node, ledger)
+    it.notifications.observe(note(12, "hidden"))
+    it.writes.wrote(S(14), A)
+    node.blocks.update(chain(21, 22))
+    node.tip = 22
+    node.bends[GetBlock] = lambda r, n: Failure("time-out")
+    assert isinstance(drive(it.tick(), node, ledger), Unproven)
+    assert it.hints.take(0.0) == Hint("notification", S(12), frozenset({"hidden"}))
+    assert it.hints.take(0.0) == Hint("account", S(14))
+
+
 def with_rows(ledger: Ledger) -> Ledger:
     """What was appended, to be read again."""
     ledger.held = [
@@ -195,8 +231,10 @@ def test_a_notification_that_comes_while_the_round_goes_on_is_no_phantom_where_t
 # ---- what comes of them ----
 
 
-def follow(node: Node, ledger: Ledger, hint: Hint, finalized: int = 9) -> tuple[Any, Auditor, Hints]:
-    watcher, hints = Auditor({A: S(finalized), B: S(finalized)}), Hints()
+def follow(
+    node: Node, ledger: Ledger, hint: Hint, finalized: int = 9, starts: dict[Any, Slot] | None = None
+) -> tuple[Any, Auditor, Hints]:
+    watcher, hints = Auditor({A: S(finalized), B: S(finalized)}, None, starts), Hints()
     hints.give(hint.kind, hint.slot, next(iter(hint.signatures), None))
     taken = hints.take(0.0)
     assert taken is not None
@@ -208,6 +246,17 @@ def test_only_programs_that_lack_the_row_get_it() -> None:
     ledger = Ledger(held=[(A, held_row(1, 12, "x"))])
     outcome, _, _ = follow(node, ledger, Hint("account", S(12)))
     assert outcome == Done(S(12), late=1)
+    assert [row.programs for row in ledger.late] == [frozenset({B})]
+
+
+def test_what_lies_before_a_programs_first_slot_is_not_the_ledgers() -> None:
+    """Anybody may make the node notify an old transaction."""
+    blocks = chain(0, 20, s12=[content(12, 0, "x", A, B)])
+    hint = Hint("notification", S(12), frozenset({"x"}))
+    node, ledger = Node(blocks, 20), Ledger()
+    assert follow(node, ledger, hint, starts={A: S(13), B: S(13)})[0] == Done(S(12))
+    assert (node.log, ledger.late) == ([], [])
+    assert follow(node, ledger, hint, starts={A: S(13), B: S(12)})[0] == Done(S(12), late=1)
     assert [row.programs for row in ledger.late] == [frozenset({B})]
 
 
@@ -300,6 +349,56 @@ def test_a_sample_that_is_not_served_holds_nothing_up() -> None:
     node.bends[GetBlock] = lambda r, n: Failure("time-out") if r.details == "accounts" else NotImplemented
     outcome, _ = sampled(node, Ledger())
     assert outcome == Done(S(20))
+
+
+def sealed_behind(blocks: dict[int, Any], upto: int, share: float, most: int = 256) -> tuple[Any, Ledger, Any, Node]:
+    """A stretch that is far behind: sealed at finalized, so that no audit follows, by lists that hide what is called hidden."""
+    node = Node(blocks, 5_000, finalized=5_000)
+    node.bends[ListSignatures] = lambda r, n: (
+        tuple(e for e in n.entries(A) if not e.signature.startswith("hidden"))[: r.limit] if r.before is None else ()
+    )
+    it = sealer(commitment="finalized", sample=share, samples_max=most, salt=b"salt")
+    ledger = Ledger()
+    return drive(it.tick(None, S(upto)), node, ledger), ledger, it, node
+
+
+def test_what_is_sealed_far_behind_is_sampled_too() -> None:
+    blocks = chain(0, 5_000, s12=[content(12, 0, "x"), content(12, 1, "hidden")], s40=[content(40, 0, "hidden2")])
+    outcome, ledger, it, _ = sealed_behind(blocks, 100, 1.0)
+    assert outcome == Done(S(100), 3)
+    assert ledger.signatures == ["x", "hidden", "hidden2"]
+    assert it.tally.list_missed == 2
+    outcome, ledger, it, _ = sealed_behind(blocks, 100, 0.0)
+    assert (ledger.signatures, it.tally.sampled) == (["x"], 0)
+
+
+def test_the_samples_of_a_long_stretch_are_spread_over_it_and_bounded() -> None:
+    _, _, it, node = sealed_behind(chain(0, 5_000), 4_000, 0.5, 40)
+    looked = [request.slot for request in node.asked(GetBlock) if request.details == "accounts"]
+    assert len(looked) == len(set(looked)) <= 41
+    assert all(any(low < slot <= low + 200 for slot in looked) for low in range(9, 3_800, 100))
+    few = [
+        r.slot for r in sealed_behind(chain(0, 5_000), 4_000, 0.005, 256)[3].asked(GetBlock) if r.details == "accounts"
+    ]
+    assert 19 <= len(few) <= 21
+    assert it.tally.sampled == len(looked)
+
+
+def test_behind_a_find_every_slot_is_looked_at() -> None:
+    blocks = chain(0, 5_000, **{f"s{slot}": [content(slot, 0, f"hidden{slot}")] for slot in range(10, 4_000)})
+    _, ledger, it, _ = sealed_behind(blocks, 200, 0.1)
+    first = ledger.rows[0].raw.slot
+    assert first < 30
+    assert [row.raw.slot for row in ledger.rows] == list(range(first, 201))
+    assert it.tally.sampled < 200
+
+
+def test_a_sample_far_behind_that_is_not_served_holds_nothing_up() -> None:
+    node = Node(chain(0, 300), 300, finalized=300)
+    node.bends[GetBlock] = lambda r, n: Failure("time-out") if r.details == "accounts" else NotImplemented
+    it = sealer(commitment="finalized", sample=1.0)
+    assert drive(it.tick(None, S(100)), node, Ledger()) == Done(S(100))
+    assert it.tally.sampled == 0
 
 
 # ---- the audit's own list ----

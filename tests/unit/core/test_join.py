@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from indexer.core import blocks
+from indexer.core.blocks import HOLES_MAX
+from indexer.core.finality import Auditor
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
     METHOD_NOT_FOUND,
@@ -81,6 +83,19 @@ def test_when_the_list_stays_so_the_blocks_are_read_instead() -> None:
     assert not ledger.rows[0].witnesses & SAW_LIST
     assert it.tally.by_block == 5
     assert drive(it.tick(), node, ledger) == Done(Slot(19))
+
+
+def test_by_block_a_stretch_of_dead_slots_is_passed_however_long_it_is() -> None:
+    """Found by the simulator, seed 9873: the slots of a fork that had died had no block, and so many were never read at once."""
+    blocks = {**chain(0, 9, s8=[content(8, 0, "last")]), **chain(40, 60, s41=[content(41, 0, "x")])}
+    node = Node(blocks, 60, bends={ListSignatures: lists()})
+    it, ledger = sealer(by_block_slots_max=16, unjoined_max=1), Ledger(held=[(A, LAST)])
+    assert drive(it.tick(), node, ledger) == Done(Slot(25))
+    assert drive(it.tick(), node, ledger) == Done(Slot(41), 1)
+    # That the next slots have no block is said by the parent of one behind them, not by a refusal.
+    node.bends[GetBlock] = lambda r, n: Failure("not available", SLOT_SKIPPED) if 41 < r.slot < 60 else NotImplemented
+    assert isinstance(drive(it.tick(), node, ledger), Unproven)
+    assert it.sealed == 41
 
 
 def test_what_a_list_names_all_the_same_is_where_the_next_one_joins() -> None:
@@ -204,10 +219,10 @@ def test_what_the_list_names_in_a_sealed_slot_is_a_hint() -> None:
 # ---- holes ----
 
 
-def jumped(first: int, last: int) -> Node:
+def jumped(first: int, last: int, tip: int = 200) -> Node:
     """A node that started anew from a snapshot: nothing of first..last, and an old block as its first."""
-    kept = {slot: found for slot, found in chain(0, 200).items() if not first <= slot <= last}
-    node = Node(kept, 200)
+    kept = {slot: found for slot, found in chain(0, tip).items() if not first <= slot <= last}
+    node = Node(kept, tip)
 
     def true_parent(request: GetBlock, node: Node) -> Any:
         reply = node.plain(request)
@@ -219,13 +234,31 @@ def jumped(first: int, last: int) -> Node:
     return node
 
 
-def test_a_node_that_has_jumped_over_slots_halts_with_a_remedy() -> None:
-    outcome, ledger, it = tick(jumped(100, 160))
+@pytest.mark.parametrize(("first", "last"), [(100, 160), (150, 150), (10, 12), (10, 199)])
+def test_a_node_that_has_jumped_over_slots_halts_with_a_remedy(first: int, last: int) -> None:
+    outcome, ledger, it = tick(jumped(first, last), times=HOLES_MAX)
     assert isinstance(outcome, Halted)
-    assert "slots 100..160" in outcome.reason
+    assert f"slots {first}..{last}" in outcome.reason
     assert "endpoint" in outcome.remedy
     assert not ledger.plans
     assert it.sealed == 9
+
+
+def test_what_looks_like_a_hole_once_calls_nobody() -> None:
+    """Two nodes behind one balancer, one of which lags, or a fork between two answers."""
+    it, ledger = sealer(), Ledger()
+    for _ in range(HOLES_MAX - 1):
+        assert isinstance(drive(it.tick(), jumped(100, 160), ledger), Unproven)
+    assert isinstance(drive(it.tick(), Node(chain(0, 200), 200), ledger), Done)
+    for _ in range(HOLES_MAX - 1):
+        assert isinstance(drive(it.tick(), jumped(210, 220, 230), ledger), Unproven)
+
+
+def test_a_block_that_is_served_and_not_listed_is_no_hole() -> None:
+    node = Node(chain(0, 200), 200, bends={GetBlocks: lambda r, n: tuple(Slot(s) for s in range(10, 201) if s != 99)})
+    for outcome in (tick(node, times=times)[0] for times in (1, HOLES_MAX)):
+        assert isinstance(outcome, Unproven)
+        assert "slot 99" in outcome.reason
 
 
 def test_slots_that_the_chain_itself_went_by_are_no_hole() -> None:
@@ -235,18 +268,48 @@ def test_slots_that_the_chain_itself_went_by_are_no_hole() -> None:
     assert it.sealed == 200
 
 
-def test_near_the_tip_no_blocks_are_listed() -> None:
-    node = Node(dict(BLOCKS), 20)
-    tick(node, LAST)
-    assert not node.asked(GetBlocks)
+def test_in_a_long_stretch_only_long_gaps_are_looked_at_and_the_first_one() -> None:
+    blocks = {
+        slot: found
+        for slot, found in chain(0, 5_000).items()
+        if slot < 10 or (slot > 12 and slot % 50 and not 700 < slot < 750)
+    }
+    node = Node(blocks, 4_999)
+    assert tick(node)[0] == Done(Slot(4_999))
+    assert [request.slot for request in node.asked(GetBlock)] == [4_999, 13, 751]
+
+
+@pytest.mark.parametrize(("hint", "calls"), [(10, 0), (11, 0), (12, 1)])
+def test_where_every_block_was_served_in_the_round_no_blocks_are_listed(hint: int, calls: int) -> None:
+    """10 is the slot behind the last seal, 11 is read whole for its rows, 12's barrier tells of 11 and 12 only."""
+    blocks = chain(0, 12, s11=[content(11, n, f"x{n}") for n in range(9 if hint == 11 else 0)])
+    if hint == 11:
+        del blocks[10]
+    node = Node(blocks, hint)
+    it, ledger = sealer(), Ledger()
+    assert isinstance(drive(it.tick(Slot(hint)), node, ledger), Done)
+    assert len(node.asked(GetBlocks)) == calls
 
 
 def test_a_node_that_jumps_between_two_rounds_is_not_believed_for_what_it_had() -> None:
     it, ledger = sealer(), Ledger()
     ledger.refusals = [Failure("no")]
     assert isinstance(drive(it.tick(), Node(chain(0, 200), 200), ledger), Unproven)
-    assert isinstance(drive(it.tick(), jumped(100, 160), ledger), Halted)
+    for _ in range(HOLES_MAX):
+        outcome = drive(it.tick(), jumped(100, 160), ledger)
+    assert isinstance(outcome, Halted)
     assert it.sealed < 100
+
+
+def test_an_audit_looks_for_missing_blocks_too() -> None:
+    it, ledger = Auditor({A: Slot(9)}), Ledger()
+    node = jumped(100, 101)
+    node.finalized = 200
+    outcomes = [drive(it.audit(Slot(200)), node, ledger) for _ in range(HOLES_MAX)]
+    assert isinstance(outcomes[0], Unproven)
+    assert isinstance(outcomes[-1], Halted)
+    assert "slots 100..101" in outcomes[-1].reason
+    assert not ledger.corrections
 
 
 def test_a_proxy_without_getblocks_does_not_hold_the_seal() -> None:

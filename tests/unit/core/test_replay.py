@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from indexer.core import replay
 from indexer.core.protocol import (
@@ -121,7 +122,7 @@ def test_what_a_list_hides_is_found_by_the_blocks_and_not_by_the_lists() -> None
 )
 def test_what_a_reply_does_not_tell_is_no_difference(told: RawTransaction) -> None:
     ledger = ledger_of(X)
-    node = node_of(s12=[replace(X, raw=told)])
+    node = node_of(s12=[structs.replace(X, raw=told)])
     _, it = run(node, ledger)
     assert it.tally.equal
     assert it.tally.unknown == 1
@@ -130,9 +131,9 @@ def test_what_a_reply_does_not_tell_is_no_difference(told: RawTransaction) -> No
 
 @pytest.mark.parametrize("told", [X.raw.logs, ("Program data: Zm9yZ2Vk",)], ids=["true", "forged"])
 def test_rows_of_a_trusted_socket_are_held_to_their_logs(told: tuple[str, ...]) -> None:
-    ledger = ledger_of(replace(X, raw=replace(X.raw, wire=b"", inner=None, logs=told)))
+    ledger = ledger_of(structs.replace(X, raw=replace(X.raw, wire=b"", inner=None, logs=told)))
     address, row = ledger.held[0]
-    ledger.held[0] = (address, replace(row, unfetched_logs=told))
+    ledger.held[0] = (address, structs.replace(row, unfetched_logs=told))
     assert run(node_of(s12=[X]), ledger)[1].tally.equal is (told == X.raw.logs)
 
 
@@ -155,7 +156,7 @@ def test_a_block_of_another_slot_retracts_nothing_that_the_node_holds() -> None:
 def test_where_the_rest_differs_what_is_unknown_stays_the_ledgers() -> None:
     told = replace(X.raw, logs=None, wire=b"true")
     ledger = ledger_of(X)
-    node = node_of(s12=[replace(X, raw=told)])
+    node = node_of(s12=[structs.replace(X, raw=told)])
     _, it = run(node, ledger)
     assert it.tally.corrected == 1
     late = next(c for c in ledger.corrections if c.late).late[0].raw
@@ -211,7 +212,7 @@ def test_a_block_whose_parent_is_another_proves_nothing() -> None:
 
     def odd(request: GetBlock, node: Node) -> Any:
         reply = node.plain(request)
-        return replace(reply, parent_slot=S(10)) if isinstance(reply, Block) and reply.slot == 15 else reply
+        return structs.replace(reply, parent_slot=S(10)) if isinstance(reply, Block) and reply.slot == 15 else reply
 
     node.bends[GetBlock] = odd
     ledger = ledger_of(X)
@@ -273,7 +274,7 @@ def test_a_refused_correction_is_made_again() -> None:
 
 
 def test_null_logs_of_a_missing_row_are_asked_for_again() -> None:
-    node = node_of(s12=[replace(X, raw=replace(X.raw, logs=None))])
+    node = node_of(s12=[structs.replace(X, raw=replace(X.raw, logs=None))])
     node.bends[GetTransactions] = lambda r, n: tuple(X for _ in r.signatures)
     ledger = ledger_of()
     run(node, ledger)

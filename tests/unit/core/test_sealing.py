@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -108,6 +109,14 @@ def test_without_a_served_block_nothing_is_listed() -> None:
     assert it.sealed == 9
 
 
+def test_a_hint_without_a_block_is_left_aside_for_the_tip() -> None:
+    """The slot that a notification named died with its fork; what was served in its place is sealed to."""
+    blocks = chain(0, 20)
+    del blocks[15]
+    outcome, _, it = one(Node(blocks, 20), hint=15)
+    assert (outcome, it.sealed) == (Done(Slot(20)), 20)
+
+
 def test_a_forged_hint_costs_a_wait_and_not_the_round() -> None:
     outcome, _, it = one(Node(chain(0, 20), 20), hint=99)
     assert outcome == Done(Slot(20))
@@ -153,7 +162,7 @@ def test_two_replies_about_one_block_must_tell_the_same_number() -> None:
         reply = node.plain(request)
         if request.details == "full" and isinstance(reply, Block):
             assert reply.contents is not None
-            return replace(reply, contents=reply.contents[:4], transactions=4)
+            return structs.replace(reply, contents=reply.contents[:4], transactions=4)
         return reply
 
     node = Node(blocks, 20, bends={GetBlock: cut})
@@ -220,7 +229,7 @@ def test_a_listed_transaction_that_its_block_lacks_but_the_node_holds_is_not_lef
     def cut(request: GetBlock, node: Node) -> Any:
         reply = node.plain(request)
         if isinstance(reply, Block) and reply.contents:
-            return replace(reply, contents=reply.contents[:-1], transactions=9)
+            return structs.replace(reply, contents=reply.contents[:-1], transactions=9)
         return reply
 
     outcome, ledger, it = one(Node(chain(0, 20, s12=full), 20, bends={GetBlock: cut}))
@@ -233,7 +242,7 @@ def test_a_listed_transaction_that_its_block_lacks_but_the_node_holds_is_not_lef
 def test_a_block_of_another_slot_adds_nothing_to_its_own() -> None:
     """No block names its slot. A forged notification makes the tip's block be read whole, and a cache answers with an older one."""
     full = [content(12, index, f"x{index}") for index in range(3)]
-    cached = Node(chain(0, 20, s20=[replace(c, raw=replace(c.raw, slot=20)) for c in full]), 20)
+    cached = Node(chain(0, 20, s20=[structs.replace(c, raw=replace(c.raw, slot=20)) for c in full]), 20)
     node = Node(chain(0, 20, s12=full), 20)
     node.bends[GetBlock] = lambda r, n: cached.plain(r) if r.slot == 20 else NotImplemented
     it, ledger = sealer(block_hits_min=1), Ledger()
@@ -255,10 +264,10 @@ def test_a_block_that_holds_a_transaction_elsewhere_than_the_list_was_cut() -> N
         reply = node.plain(request)
         if isinstance(reply, Block) and reply.contents:
             kept = [
-                replace(c, raw=replace(c.raw, transaction_index=c.raw.transaction_index - 1))
+                structs.replace(c, raw=replace(c.raw, transaction_index=c.raw.transaction_index - 1))
                 for c in reply.contents[1:]
             ]
-            return replace(reply, contents=tuple(kept), transactions=9)
+            return structs.replace(reply, contents=tuple(kept), transactions=9)
         return reply
 
     def hide(request: ListSignatures, node: Node) -> Any:
@@ -325,7 +334,7 @@ def test_a_short_page_is_not_the_end_of_the_list() -> None:
     blocks = {slot: [content(slot, 0, f"x{slot}")] if slot >= 10 else [] for slot in range(21)}
 
     def stingy(request: ListSignatures, node: Node) -> Any:
-        return node.plain(replace(request, limit=min(request.limit, 3)))
+        return node.plain(structs.replace(request, limit=min(request.limit, 3)))
 
     _, ledger, _ = one(Node(blocks, 20, bends={ListSignatures: stingy}))
     assert ledger.signatures == [f"x{slot}" for slot in range(10, 21)]
@@ -342,7 +351,7 @@ def test_a_program_whose_first_transaction_is_newer_than_the_target_is_sealed_up
 def test_a_place_in_the_list_that_the_node_no_longer_knows_breaks_the_round() -> None:
     """-32020, of nodes since 4.0."""
     blocks = {slot: [content(slot, 0, f"x{slot}")] if slot >= 10 else [] for slot in range(21)}
-    forgets = lambda r, n: n.plain(r) if r.before is None else n.plain(replace(r, before="gone"))  # noqa: E731
+    forgets = lambda r, n: n.plain(r) if r.before is None else n.plain(structs.replace(r, before="gone"))  # noqa: E731
     it, ledger = sealer(page_min=2), Ledger()
     outcome = drive(it.tick(), Node(blocks, 20, bends={ListSignatures: forgets}), ledger)
     assert isinstance(outcome, Done | Unproven)
@@ -372,7 +381,7 @@ def test_many_pages_are_read_in_order() -> None:
 @pytest.mark.parametrize("old", [False, True], ids=["-32020", "an empty page"])
 def test_an_unknown_before_is_never_taken_for_the_end(old: bool) -> None:
     node = long_list(old=old)
-    node.bends[ListSignatures] = lambda r, n: n.plain(r if r.before is None else replace(r, before="gone"))
+    node.bends[ListSignatures] = lambda r, n: n.plain(r if r.before is None else structs.replace(r, before="gone"))
     node.bends[GetTransactions] = lambda r, n: tuple(None for _ in r.signatures)
     outcome, ledger, it = paged(node)
     assert isinstance(outcome, Unproven)
@@ -383,7 +392,7 @@ def test_an_unknown_before_is_never_taken_for_the_end(old: bool) -> None:
 def test_an_old_node_that_begins_anew_is_noticed() -> None:
     """Before 4.0 an unknown `before` may bring the newest page once more."""
     node = long_list()
-    node.bends[ListSignatures] = lambda r, n: n.plain(replace(r, before=None))
+    node.bends[ListSignatures] = lambda r, n: n.plain(structs.replace(r, before=None))
     outcome, ledger, _ = paged(node)
     assert isinstance(outcome, Unproven)
     assert not ledger.plans
@@ -533,7 +542,7 @@ def test_a_listed_transaction_in_a_slot_without_a_block_is_not_proven_away() -> 
 
 
 def test_pruned_history_halts_with_a_remedy() -> None:
-    outcome, ledger, it = one(Node(chain(15, 20), 20, first_available=15))
+    outcome, ledger, it = one(without_blocks_below(15))
     assert isinstance(outcome, Halted)
     assert "15" in outcome.reason
     assert "endpoint" in outcome.remedy
@@ -541,16 +550,32 @@ def test_pruned_history_halts_with_a_remedy() -> None:
     assert it.sealed == 9
 
 
-def test_history_is_looked_at_again_after_a_long_pause() -> None:
-    it, ledger = sealer(history_gap_slots=50), Ledger()
+def without_blocks_below(slot: int, **more: Any) -> Node:
+    """A node whose first block is of `slot` and names the one before as its parent."""
+    node = Node(chain(slot, 30), 30, first_available=slot, **more)
+
+    def true_parent(request: GetBlock, node: Node) -> Any:
+        reply = node.plain(request)
+        return structs.replace(reply, parent_slot=Slot(slot - 1)) if getattr(reply, "slot", None) == slot else reply
+
+    node.bends[GetBlock] = true_parent
+    return node
+
+
+@pytest.mark.parametrize("first", [22, 23, 30])
+def test_history_is_looked_at_in_every_round_however_few_slots_it_is(first: int) -> None:
+    """After a failover it is another node's."""
+    it, ledger = sealer(), Ledger()
     drive(it.tick(), Node(chain(0, 20), 20), ledger)
-    outcome = drive(it.tick(), Node(chain(90, 100), 100, first_available=90), ledger)
+    outcome = drive(it.tick(), without_blocks_below(first), ledger)
     assert isinstance(outcome, Halted)
     assert it.sealed == 20
+    assert drive(it.tick(), Node(chain(0, 30), 30), ledger) == Done(Slot(30))
 
 
 def test_a_first_block_that_cannot_be_read_is_no_proof_of_history() -> None:
-    node = Node(chain(0, 20), 20, bends={GetFirstAvailable: lambda r, n: Failure("time-out")})
+    node = without_blocks_below(15)
+    node.bends[GetFirstAvailable] = lambda r, n: Failure("time-out")
     outcome, ledger, _ = one(node)
     assert isinstance(outcome, Unproven)
     assert not ledger.plans

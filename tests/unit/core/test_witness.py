@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from indexer.core.protocol import (
     BLOCK_NOT_AVAILABLE,
