@@ -75,6 +75,7 @@ class Oracle:
         # The second endpoint, when no seal is made without it.
         self._second = second
         self._live = True
+        self._known = Slot(-1)
         self._chain = chain
         self._node = node
         self._ledger = ledger
@@ -143,10 +144,17 @@ class Oracle:
             raise Divergence(f"{counted} forgeries counted, of {heard} heard and {due} under rows that were sealed")
 
     def finished(
-        self, programs: tuple[Address, ...], corrections: int, witness: Witness, sampled: set[tuple[Address, Slot]]
+        self,
+        programs: tuple[Address, ...],
+        corrections: int,
+        witness: Witness,
+        sampled: set[tuple[Address, Slot]],
+        known: Slot,
     ) -> None:
         """The storm is over: the ledger up to finality is the chain, row for row. `witness`: what the last writer has heard; `sampled`: the slots
-        that were compared with their blocks at finalized."""
+        that were compared with their blocks at finalized; `known`: up to where the last writer knows that it has sealed. It is less than was sealed
+        when the answer to a commit was lost and then, for good, the node's history: what it says is that it can't go on. The next writer knows."""
+        self._known = known
         sealed, finalized = self._ledger.cursors()
         if self._chain.forks == 0 and corrections:
             raise Divergence(f"no block died, yet the audit corrected {corrections} rows")
@@ -185,6 +193,7 @@ class Oracle:
                 or (program, raw.slot) in sampled
                 or (
                     self._chain.forks == 0
+                    and raw.slot <= self._known
                     and not self._chain.lacks(raw.slot)
                     and (witness.ever_heard(Slot(raw.slot), raw.signature, program) or raw.slot in told)
                 )

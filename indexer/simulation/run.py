@@ -180,7 +180,8 @@ class Simulation:
             while self.chain.tip < self._slots or self.chain.transactions < self._transactions_min:
                 self._turn()
             self._settle()
-            self.oracle.finished(self._watched, self._corrections, self._writer.witness, self._sampled)
+            writer = self._writer
+            self.oracle.finished(self._watched, self._corrections, writer.witness, self._sampled, writer.sealer.sealed)
         except Divergence:
             raise
         except Exception as error:
@@ -257,6 +258,9 @@ class Simulation:
                 writer.sealer.admit(ADDED, sealed[ADDED])
                 writer.auditor.admit(ADDED, finalized[ADDED])
                 writer.catching_up = None
+        return self._live_round(writer)
+
+    def _live_round(self, writer: _Writer) -> _Task:
         writer.witness.round_begins()
         slots = writer.sealer.notifications.slots(Slot(0), Slot(1 << 60))
         hint = slots[-1] if slots and self._turns.random() < 0.7 else None
@@ -468,8 +472,12 @@ class Simulation:
         for _ in range(ROUNDS_TO_SETTLE_MAX):
             while self._writer.sealing is not None or self._writer.auditing is not None:
                 self._finish_round(self._writer)
-            self._writer.sealing = self._new_round(self._writer)
-            self._finish_round(self._writer)
+            for begin in (self._new_round, self._live_round):
+                # The second where the first was one of an added program: only a live one settles what was heard.
+                task = self._writer.sealing = begin(self._writer)
+                self._finish_round(self._writer)
+                if task.live:
+                    break
             self._writer.auditing = _Task(self._writer.auditor.audit(self._writer.sealer.sealed))
             self._finish_round(self._writer)
             while len(self._writer.sealer.hints):

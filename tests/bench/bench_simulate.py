@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from indexer.simulation.run import SLOTS, simulate
+from programs.collector import collect_seldom
 
 HISTORIES_PER_CPU_SECOND_MIN = 100
 
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    collect_seldom()  # as the command does
     simulate(0)  # imports and caches
     wall, cpu = time.perf_counter(), time.process_time()
     histories = [simulate(seed) for seed in range(1, arguments.runs + 1)]

@@ -331,6 +331,7 @@ class AdmitsTooHigh(Sealer):
 # Bugs that show themselves only where some faults come together: the histories in which they are looked for.
 FOCUS: dict[Any, dict[str, float]] = {
     LateMeansPhantom: {"hidden": 0.3, "delayed": 0.5, "account_lost": 0.9, "skipped": 0.1},
+    DeafToAccounts: {"hidden": 0.1, "lost": 0.5},
     CatchesUpUnseeing: {"hidden": 0.3, "added": 0.05},
 }
 
