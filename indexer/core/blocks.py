@@ -27,6 +27,7 @@ from indexer.core.protocol import (
     Slot,
     Together,
     Unproven,
+    why_not,
 )
 
 # A leader has four slots in a row, and a chain that skips more than some dozens has stopped.
@@ -156,8 +157,7 @@ def reaches_back(need: Slot) -> Generator[Request, Reply, Unproven | Halted | No
     """Whether the node's history reaches the slot that is needed next."""
     reply = yield GetFirstAvailable()
     if not isinstance(reply, int):
-        why = reply.message if isinstance(reply, Failure) else f"unexpected answer {reply!r:.80}"
-        return Unproven(f"the node's first available block can't be read: {why}")
+        return Unproven(f"the node's first available block can't be read: {why_not(reply)}")
     # Slot 0 and 1 are the genesis: nodes without pruning may name either.
     if reply <= max(need, 1):
         return None

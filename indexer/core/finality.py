@@ -46,8 +46,9 @@ from indexer.core.protocol import (
     Row,
     Slot,
     Unproven,
+    why_not,
 )
-from indexer.core.walk import SignatureWalk, WalkBroken
+from indexer.core.walk import SideBySide, SignatureWalk, WalkBroken
 from programs.transaction import RawTransaction
 
 BLOCK_ATTEMPTS = 10
@@ -142,7 +143,7 @@ class Auditor:
     def _audit(self, sealed: Slot, upto: Slot | None) -> Routine:
         reply = yield GetSlot("finalized")
         if not isinstance(reply, int):
-            return Unproven(f"the finalized tip can't be read: {_message(reply)}")
+            return Unproven(f"the finalized tip can't be read: {why_not(reply)}")
         tip = reply
         self.root = Slot(max(self.root, tip))
         self._tip = Slot(tip)
@@ -178,23 +179,14 @@ class Auditor:
                 return row if self._unjoined < self._policy.unjoined_max else (yield from self._by_block(target))
         self._unjoined = 0
         late = retracted = 0
-        complete = {address: self._cursors[address] for address in walks}
-        pending: dict[Address, list[Listed]] = {address: [] for address in walks}
+        lists = SideBySide(walks, target)
         while self.finalized < target:
-            low = min(complete.values())
-            for address, walk in walks.items():
-                while complete[address] <= low and complete[address] < target:
-                    piece = yield from walk.ascend()
-                    complete[address] = target if piece is None else Slot(max(complete[address], piece[0]))
-                    pending[address].extend(piece[1] if piece is not None else ())
-            upper = Slot(min(complete.values()))
-            outcome = yield from self._compare(upper, pending)
+            upper, listed = yield from lists.ascend()
+            outcome = yield from self._compare(upper, listed)
             if not isinstance(outcome, Done):
                 return outcome
             late += outcome.late
             retracted += outcome.retracted
-            for address, entries in pending.items():
-                pending[address] = [entry for entry in entries if entry.slot > upper]
         return Done(self.finalized, late=late, retracted=retracted)
 
     def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
@@ -219,23 +211,22 @@ class Auditor:
                 return block
             if not isinstance(found, list):
                 return found
-            pending: dict[Address, list[Listed]] = {address: [] for address in self._cursors}
+            shown: dict[Address, list[Listed]] = {address: [] for address in self._cursors}
             for each in found:
                 for content in each.contents or ():
                     raw = content.raw
                     for address in content.programs & self._cursors.keys():
                         if self._cursors[address] < raw.slot:
-                            pending[address].append(
-                                Listed(raw.signature, Slot(raw.slot), raw.transaction_index, raw.err)
-                            )
-            outcome = yield from self._compare(upper, pending, sample=False)
+                            shown[address].append(Listed(raw.signature, Slot(raw.slot), raw.transaction_index, raw.err))
+            outcome = yield from self._compare(upper, shown, sample=False)
             if not isinstance(outcome, Done):
                 return outcome
             late += outcome.late
             retracted += outcome.retracted
         return Done(self.finalized, late=late, retracted=retracted)
 
-    def _compare(self, upper: Slot, pending: Mapping[Address, list[Listed]], sample: bool = True) -> Routine:
+    def _compare(self, upper: Slot, listed: Mapping[Address, list[Listed]], sample: bool = True) -> Routine:
+        """The ledger with what is `listed` up to `upper`, then one correction and the finalized seals."""
         findings = _Findings({}, {}, set(), {}, {})
         ranges = []
         shown = (yield from self._sample(upper)) if sample else {}
@@ -245,12 +236,11 @@ class Auditor:
             ranges.append(Range(address, Slot(cursor + 1), upper))
             reply = yield ReadLedger(address, Slot(cursor + 1), upper)
             if not isinstance(reply, tuple):
-                return Unproven(f"the ledger can't be read: {_message(reply)}")
+                return Unproven(f"the ledger can't be read: {why_not(reply)}")
             if reply:
                 self._joints.pop(address, None)
-            listed = [entry for entry in pending[address] if entry.slot <= upper]
-            self._differences(address, reply, listed, findings)
-            self._unlisted(address, reply, listed, shown, findings)
+            self._differences(address, reply, listed[address], findings)
+            self._unlisted(address, reply, listed[address], shown, findings)
         found = yield from self._truly_foreign(findings)
         if not isinstance(found, list):
             return found
@@ -357,7 +347,7 @@ class Auditor:
         for address in mine:
             reply = yield ReadLedger(address, slot, slot)
             if not isinstance(reply, tuple):
-                return Unproven(f"the ledger can't be read: {_message(reply)}")
+                return Unproven(f"the ledger can't be read: {why_not(reply)}")
             held = {row.signature for row in reply}
             known |= held
             for content in () if block is None else block.contents or ():
@@ -502,7 +492,3 @@ class Auditor:
                 return None
             yield Pause(min(0.1 * 1.5**attempt, 2.0), "finality")
         return Unproven(f"the {commitment} block of slot {slot} is not served: {failure.message}")
-
-
-def _message(reply: Reply) -> str:
-    return reply.message if isinstance(reply, Failure) else f"unexpected answer {reply!r:.80}"

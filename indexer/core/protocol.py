@@ -177,6 +177,11 @@ class Failure(Struct, frozen=True):
     code: int | None = None
 
 
+def why_not(reply: Reply) -> str:
+    """What to say of a reply that is not the one that was hoped for."""
+    return reply.message if isinstance(reply, Failure) else f"unexpected answer {reply!r:.80}"
+
+
 class Listed(Struct, frozen=True):
     """One line of a signature list. `transaction_index` is None on nodes before Agave 4.0; `err` as RawTransaction has it."""
 

@@ -43,6 +43,7 @@ from indexer.core.protocol import (
     Slot,
     Together,
     Unproven,
+    why_not,
 )
 from indexer.core.walk import SignatureWalk, WalkBroken
 from programs.transaction import RawTransaction
@@ -117,13 +118,13 @@ class Replay:
     def _run(self) -> Routine:
         tip = yield GetSlot("finalized")
         if not isinstance(tip, int):
-            return Unproven(f"the finalized tip can't be read: {_message(tip)}")
+            return Unproven(f"the finalized tip can't be read: {why_not(tip)}")
         self._tip = Slot(tip)
         if tip < self._last:
             return Unproven(f"slot {self._last} is not finalized at the node, which is at slot {tip}")
         first = yield GetFirstAvailable()
         if not isinstance(first, int):
-            return Unproven(f"the node's first available block can't be read: {_message(first)}")
+            return Unproven(f"the node's first available block can't be read: {why_not(first)}")
         if first > max(self.done + 1, 1):
             return Halted(
                 f"the node's history begins at slot {first}, but slot {self.done + 1} is the next to compare",
@@ -160,7 +161,7 @@ class Replay:
             end = Slot(min(low + span, tip))
             reply = yield GetBlocks(Slot(low + 1), end, "finalized")
             if not isinstance(reply, tuple):
-                return Unproven(f"the blocks of slots {low + 1}..{end} can't be listed: {_message(reply)}")
+                return Unproven(f"the blocks of slots {low + 1}..{end} can't be listed: {why_not(reply)}")
             if reply:
                 break
             if end >= tip:
@@ -201,7 +202,7 @@ class Replay:
                 continue
             reply = yield ReadLedger(address, Slot(max(cursor, self._reached) + 1), upper)
             if not isinstance(reply, tuple):
-                return Unproven(f"the ledger can't be read: {_message(reply)}")
+                return Unproven(f"the ledger can't be read: {why_not(reply)}")
             slots |= {row.slot for row in reply}
         chosen = sorted(slots)
         if len(chosen) > self._slots:
@@ -253,7 +254,7 @@ class Replay:
                 continue
             reply = yield ReadLedger(address, low, upper)
             if not isinstance(reply, tuple):
-                return Unproven(f"the ledger can't be read: {_message(reply)}")
+                return Unproven(f"the ledger can't be read: {why_not(reply)}")
             held = {(row.slot, row.signature): row for row in reply}
             if len(held) < len(reply):
                 return Unproven(
@@ -297,7 +298,7 @@ class Replay:
                 elif (yield from blocks.skipped(row.slot, self._tip, "finalized")):
                     there[row.slot] = frozenset()
                 else:
-                    return Unproven(f"the block of slot {row.slot} is not served: {_message(reply)}")
+                    return Unproven(f"the block of slot {row.slot} is not served: {why_not(reply)}")
             if row.signature in there[row.slot]:
                 self.tally.unknown += 1
                 continue
@@ -320,7 +321,7 @@ class Replay:
         rows = [row for row, _ in odd.values()]
         reply = yield ReadContents(tuple(rows))
         if not isinstance(reply, tuple):
-            return Unproven(f"the ledger can't be read: {_message(reply)}")
+            return Unproven(f"the ledger can't be read: {why_not(reply)}")
         told = yield from nulls.fill(
             [Row(content.raw, frozenset(), SAW_BLOCK) for _, content in odd.values()], "finalized"
         )
@@ -417,7 +418,3 @@ def _informed(theirs: RawTransaction, ours: RawTransaction) -> RawTransaction:
         pairs = zip(inner, ours.inner, strict=True)
         inner = tuple(replace(t, stack_height=o.stack_height) if t.stack_height is None else t for t, o in pairs)
     return replace(theirs, logs=logs, inner=inner)
-
-
-def _message(reply: Reply) -> str:
-    return reply.message if isinstance(reply, Failure) else f"unexpected answer {reply!r:.80}"

@@ -59,7 +59,7 @@ from indexer.core.protocol import (
     Together,
     Unproven,
 )
-from indexer.core.walk import PAGE_MAX, SignatureWalk, WalkBroken
+from indexer.core.walk import PAGE_MAX, SideBySide, SignatureWalk, WalkBroken
 from indexer.core.witness import Absence, WitnessLists, WitnessTally
 from programs.transaction import RawTransaction
 
@@ -378,27 +378,15 @@ class Sealer:
                 return unjoined
             return (yield from self._seal_by_block(walks, target, tip, witness))
         self._unjoined = 0
-        pending: dict[Address, list[Listed]] = {address: [] for address in walks}
-        complete: dict[Address, Slot] = {address: self._cursors[address] for address in walks}
+        lists = SideBySide(walks, target)
         rows = 0
         while self.sealed < target:
-            upper = Slot(min(complete.values()))
-            for address, walk in walks.items():
-                while complete[address] <= upper and complete[address] < target:
-                    piece = yield from walk.ascend()
-                    if piece is None:
-                        complete[address] = target
-                    else:
-                        complete[address] = Slot(max(complete[address], piece[0]))
-                        pending[address].extend(piece[1])
-            upper = Slot(min(complete.values()))
+            upper, listed = yield from lists.ascend()
             chunk = _Chunk(upper, {})
-            for address, entries in pending.items():
+            for address, entries in listed.items():
                 for entry in entries:
-                    if entry.slot <= upper:
-                        chunk.listed.setdefault(entry.slot, {})[entry.signature] = entry
-                        chunk.mentioned_by.setdefault((entry.slot, entry.signature), set()).add(address)
-                pending[address] = [entry for entry in entries if entry.slot > upper]
+                    chunk.listed.setdefault(entry.slot, {})[entry.signature] = entry
+                    chunk.mentioned_by.setdefault((entry.slot, entry.signature), set()).add(address)
             if witness is not None:
                 second = yield from witness.upto(upper)
                 if isinstance(second, str):

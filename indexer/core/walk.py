@@ -10,7 +10,7 @@ since 4.0 refuse an unknown `before` with -32020, older ones answer with an empt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -77,7 +77,7 @@ class SignatureWalk:
         # Entries at or below the cursor, of slots that are sealed: where the list joins the ledger. Bounded by the page.
         self.beneath: dict[tuple[Slot, str], Listed] = {}
         self.ended = False
-        self._cursor = cursor
+        self.cursor = cursor
         self._target = target
         self._commitment = commitment
         self._barrier = barrier
@@ -95,7 +95,7 @@ class SignatureWalk:
     def descend(self, floor: Slot | None = None) -> Generator[Request, Reply, None]:
         """Read pages down to the cursor, or below `floor` where that lies deeper, or to the end of the list (`ended`). May be called again with a
         deeper floor. WalkBroken when the node can't continue its own list."""
-        bottom = self._cursor if floor is None else Slot(min(self._cursor, floor - 1))
+        bottom = self.cursor if floor is None else Slot(min(self.cursor, floor - 1))
         still = 0
         while not self.ended and (self._above is None or self._above > bottom):
             above = self._above
@@ -124,7 +124,7 @@ class SignatureWalk:
     def known(self, last: Slot) -> list[Listed]:
         """Entries at hand above the cursor and up to a slot."""
         held = [entry for page in self._pages for entry in page.entries or ()]
-        return [entry for entry in held if self._cursor < entry.slot <= last]
+        return [entry for entry in held if self.cursor < entry.slot <= last]
 
     def above(self, row: Held) -> list[tuple[Slot, str]]:
         """Entries of sealed slots that the list has above its last row of the ledger: the ledger lacks them, or they came in with another fork."""
@@ -149,7 +149,7 @@ class SignatureWalk:
         else:
             self._held -= 1
         self._joint = page.joint or page.before
-        fresh = [entry for entry in reversed(entries) if self._cursor < entry.slot <= self._target]
+        fresh = [entry for entry in reversed(entries) if self.cursor < entry.slot <= self._target]
         waiting = [*self._carry, *fresh]
         if not self._pages:
             self._carry = []
@@ -211,11 +211,11 @@ class SignatureWalk:
         entries = page.entries or ()
         if entries and entries[-1].slot > self._target:
             return  # wholly newer than the target
-        if entries and entries[-1].slot <= self._cursor:
-            self.beneath.update({(e.slot, e.signature): e for e in entries if e.slot <= self._cursor})
+        if entries and entries[-1].slot <= self.cursor:
+            self.beneath.update({(e.slot, e.signature): e for e in entries if e.slot <= self.cursor})
             if len(self.beneath) > BENEATH_MAX:
                 raise WalkBroken(f"the signature list of {self.address} does not come down to what the ledger holds")
-            if entries[0].slot <= self._cursor:
+            if entries[0].slot <= self.cursor:
                 return  # wholly sealed already
         self._pages.append(page)
         self._held += 1
@@ -226,6 +226,35 @@ class SignatureWalk:
                     self._pages[place] = _Page(kept.before, kept.joint, kept.above, kept.limit, None)
                     self._held -= 1
                     return
+
+
+class SideBySide:
+    """The lists of several programs on their way up to one target, kept in step. Call `ascend` until it comes to the target."""
+
+    def __init__(self, walks: Mapping[Address, SignatureWalk], target: Slot) -> None:
+        self._walks = walks
+        self._target = target
+        self._complete = {address: walk.cursor for address, walk in walks.items()}
+        self._waiting: dict[Address, list[Listed]] = {address: [] for address in walks}
+
+    def ascend(self) -> Generator[Request, Reply, tuple[Slot, dict[Address, list[Listed]]]]:
+        """The next piece: (slot up to which every list is complete, each program's entries up to there, ascending)."""
+        complete = self._complete
+        lowest = min(complete.values())
+        for address, walk in self._walks.items():
+            while complete[address] <= lowest and complete[address] < self._target:
+                piece = yield from walk.ascend()
+                if piece is None:
+                    complete[address] = self._target
+                else:
+                    complete[address] = Slot(max(complete[address], piece[0]))
+                    self._waiting[address].extend(piece[1])
+        upper = Slot(min(complete.values()))
+        found = {}
+        for address, entries in self._waiting.items():
+            found[address] = [entry for entry in entries if entry.slot <= upper]
+            self._waiting[address] = [entry for entry in entries if entry.slot > upper]
+        return upper, found
 
 
 def _disordered(entries: tuple[Listed, ...]) -> bool:
