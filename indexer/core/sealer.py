@@ -9,7 +9,8 @@ One `tick` is one routine (see protocol.py). Its order is the proof:
    of a slot shows and the list does not is added: the block is the truth.
 4. Slots where the socket named signatures that the list lacks are looked at in their block: either a phantom, or a list that hides something.
    A second endpoint's lists (witness.py) are compared with the first's: where they differ, both blocks decide, and have to agree.
-5. `Append`: rows, seals and checkpoint in one transaction. Only its success moves the cursor.
+5. The node must have every block between the last seal and the barrier (blocks.without_hole): one that lacks some has lists without them.
+6. `Append`: rows, seals and checkpoint in one transaction. Only its success moves the cursor.
 Nothing of this takes contents from a notification, unless `trust_socket_contents` says that nobody else can call the node. Where a step can't
 be proven the routine ends `Unproven` and the checkpoint stays.
 """

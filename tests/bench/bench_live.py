@@ -37,8 +37,8 @@ SLOT_MS = 400
 POLL_S = 0.01
 # Before the counted time: the last stage's slots are sealed and audited. At its end: the last slots are sealed.
 SETTLE_S = 6.0
-# Both periods of an idle daemon.
-IDLE_WINDOW_S = 60.0
+# Whole periods of an idle daemon: rounds come every 12 s, audits every 40 s.
+IDLE_WINDOW_S = 120.0
 # A wallet waits for its transaction to land, which takes a slot and a half; a crowd at a rate needs as many as it has in flight.
 WALLETS_PER_RATE = 0.9
 WALLETS_MIN = 96
