@@ -41,7 +41,7 @@ from programs import base58
 from programs.collector import keep_all
 from schema import db, ledger, rows
 from schema import lease as leases
-from schema.embedded import EmbeddedPostgres, find_binaries
+from schema.embedded import EmbeddedPostgres, binary_version, find_binaries
 
 BATCH_ROWS = 1_000
 AHEAD_BATCHES = 1
@@ -352,7 +352,11 @@ def main() -> None:
         return
     total = max(2, arguments.rows // BATCH_ROWS) * BATCH_ROWS
     few = max(2, total // BATCH_ROWS // 10) * BATCH_ROWS
-    found: dict[str, Any] = {"rows": total, "reply_bytes_per_row": round(Feed().bytes)}
+    found: dict[str, Any] = {
+        "rows": total,
+        "reply_bytes_per_row": round(Feed().bytes),
+        "postgresql": binary_version(find_binaries()),
+    }
     with EmbeddedPostgres() as server:
         for name, whole in (("singles", False), ("blocks", True)):
             seconds, cpu, appends = asyncio.run(sealed(_database(server, "ahead"), total, ahead, whole))
