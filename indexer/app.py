@@ -56,7 +56,7 @@ from schema.db import aconnect, trouble
 from schema.errors import LeaseLost
 from schema.lease import Lease
 
-WRITER = "writer"
+WRITER = leases.WRITER
 # A burst of notifications of one slot arrives within milliseconds: waiting for it tells a big slot from a small one.
 GATHER_S = 0.04
 RETRY_S_MIN = 0.2
@@ -64,8 +64,8 @@ RETRY_S_MAX = 5.0
 HALTED_S = 15.0
 # How often hints that wait are looked at.
 HINTS_POLL_S = 0.5
-# With the socket's contents a seal may cover two slots: half the calls, and a slot more of delay.
-TRUSTING_ROUND_S = 0.85
+# With the socket's contents a seal covers two slots, for the calls' sake: the first one waits so long for the second.
+SECOND_SLOT_S = 0.5
 # Of the shutdown's deadline, this much is kept for what must come after the loops: the lease, the connections.
 CLOSING_S = 1.0
 # While no socket wakes the sealer it looks by itself: at this pace while it finds rows, then more and more seldom.
@@ -479,8 +479,6 @@ class Daemon:
                     self._finished.set()
                     return
                 await self._next_wake(sealer, self._patience(edge.connected, self.state.rows > rows))
-                if self.settings.trust_socket_contents:
-                    await self._sleep(max(0.0, started + TRUSTING_ROUND_S - time.monotonic()))
             elif isinstance(outcome, Halted):
                 halts += 1
                 if halts < len(self.settings.rpc_urls) and rpc.shun():
@@ -521,7 +519,20 @@ class Daemon:
             if self._hint is None or self._hint > sealer.sealed:
                 break
         if self._hint is not None and self._hint > sealer.sealed:
+            if self.settings.trust_socket_contents:
+                await self._second_slot(sealer.sealed)
             await asyncio.sleep(GATHER_S)
+
+    async def _second_slot(self, sealed: Slot) -> None:
+        """Wait until the socket has named a second slot behind the last seal, for a while."""
+        deadline = time.monotonic() + SECOND_SLOT_S
+        while not self._stop.is_set() and self._hint is not None and self._hint < sealed + 2:
+            self._wake.clear()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
 
     def _note(self, outcome: Outcome, sealer: Sealer, report: Reporter) -> None:
         metrics.TICKS.labels(outcome=type(outcome).__name__.lower()).inc()

@@ -16,11 +16,13 @@ import psycopg
 from schema.errors import LeaseLost, LedgerError
 
 __all__ = [
+    "WRITER",
     "Lease",
     "LeaseLost",
     "LedgerError",
     "acquire",
     "fence",
+    "held",
     "mark",
     "marking",
     "must_be_ours",
@@ -28,6 +30,8 @@ __all__ = [
     "renew",
 ]
 
+# The lease of the daemon that follows the tip.
+WRITER = "writer"
 _MARK = "indexer-writer"
 # The state with which ledger.fence refuses.
 LOST = "IX001"
@@ -73,6 +77,14 @@ async def renew(conn: psycopg.AsyncConnection[Any], lease: Lease, ttl_s: float) 
     )
     if done.rowcount != 1:
         raise LeaseLost(f"the lease {lease.name!r} of epoch {lease.epoch} is no longer ours")
+
+
+async def held(conn: psycopg.AsyncConnection[Any], name: str) -> bool:
+    """Whether somebody has the lease now."""
+    cursor = await conn.execute(
+        "SELECT FROM ledger.leases WHERE name = %s AND expires_at >= clock_timestamp()", (name,)
+    )
+    return await cursor.fetchone() is not None
 
 
 async def release(conn: psycopg.AsyncConnection[Any], lease: Lease) -> None:

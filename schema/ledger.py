@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,6 +73,9 @@ CONFIRMED, FINALIZED = "confirmed", "finalized"
 _COPY_CHUNK_ROWS = 128
 # What may wait in the driver's buffer before we wait for the server: each wait is a turn of the event loop.
 _COPY_UNFLUSHED_BYTES_MAX = 512 << 10
+# What the kernel may hold for the server. With the common 208 KB the server has eaten what is there before the event loop comes round to send
+# more, and waits: a third of a COPY. Where less is allowed, less is given.
+_SOCKET_BYTES = 4 << 20
 _PARTITIONS_AT_ONCE = 1_000
 Conn = psycopg.AsyncConnection[Any]
 
@@ -730,6 +735,8 @@ async def _append_rows(conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: 
     before."""
     if not rows:
         return Appended(None, None), []
+    if len(rows) > _COPY_CHUNK_ROWS:
+        _widen(conn)
     first = head.last_position + 1
     found: list[bytes] = []
     async with (
@@ -746,6 +753,13 @@ async def _append_rows(conn: Conn, head: _Head, rows: Sequence[AnyRow], origin: 
             await copy.write(piece)
         await copy.write(encoding.COPY_TRAILER)
     return Appended(first, head.last_position + len(rows)), found
+
+
+def _widen(conn: Conn) -> None:
+    """Let the kernel hold more on its way to the server. Of TCP it knows itself how much is good; a Unix socket has a fixed size."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(conn.pgconn.socket)) as same:
+        if same.family == socket.AF_UNIX:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
 
 
 def _appended(lease: Lease, appended: Appended, rows: Sequence[AnyRow], origin: int) -> list[_Statement]:

@@ -3,12 +3,16 @@
 The routine is told that a plan is committed when it has only begun. That is sound because nothing but the routine's own memory relies on it:
 plans are still committed one after the other, each in its transaction, so what is durable is always a complete beginning. When one fails,
 the routine's memory is ahead of the ledger and must be thrown away: `NotAppended` says so.
+
+Live first: while a daemon follows the tip, each append is followed by a rest. An append holds the lock of the ledger's end, and the machine
+besides; without rests the next one would take both again before a seal of the tip had its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +20,12 @@ import psycopg
 
 from indexer.core.protocol import Failure, SealPlan
 from indexer.edges.ledger import PostgresLedger
+from schema import lease as leases
+
+# Beside a daemon: seconds of rest for each second of appending.
+REST = 1.0
+# How often it is asked whether there is one.
+LOOK_S = 1.0
 
 
 class NotAppended(Exception):
@@ -26,12 +36,35 @@ class AheadLedger(PostgresLedger):
     """With at most one append under way; whatever else is asked waits for its end."""
 
     _running: asyncio.Task[Failure | None] | None = None
+    _looked_at = float("-inf")
+    _beside = False
 
     async def append(self, plan: SealPlan) -> Failure | None:
         """Begin to append, once the plan before is committed. NotAppended when that one failed; then nothing of this one is written."""
         await self.settle()
-        self._running = asyncio.create_task(super().append(plan))
+        self._running = asyncio.create_task(self._one(plan))
         return None
+
+    async def _one(self, plan: SealPlan) -> Failure | None:
+        began = time.monotonic()
+        failure = await super().append(plan)
+        if failure is None and await self._beside_a_daemon():
+            await self._rest((time.monotonic() - began) * REST)
+        return failure
+
+    async def _rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _beside_a_daemon(self) -> bool:
+        """Whether a daemon leads, as of LOOK_S ago at most. A database that can't say is none to spare: the next append tells of it."""
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            self._beside = await leases.held(connection, leases.WRITER)
+
+        if time.monotonic() >= self._looked_at + LOOK_S:
+            self._looked_at = time.monotonic()
+            await self._transaction("read", work)
+        return self._beside
 
     async def settle(self) -> None:
         """Wait until what was begun is committed; NotAppended when it is not, and whatever it raised."""

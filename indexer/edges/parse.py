@@ -22,6 +22,7 @@ from schema import rows
 
 T = TypeVar("T")
 Raw = TypeVar("Raw", bytes, msgspec.Raw)
+Text = TypeVar("Text")
 ADDRESS_BYTES = 32
 SIGNATURE_BYTES = 64
 SIGNATURE_TEXT_MAX = 88
@@ -208,6 +209,24 @@ def _either(raw: Raw, fast: Callable[[Raw], T], loose: Callable[[Raw], T]) -> T:
             raise Garbage(str(error)) from None
 
 
+def _strictly(raw: Text, decode: Callable[[Text], T], what: str) -> T:
+    """The decoder's reading; Garbage that says what it is not."""
+    try:
+        return decode(raw)
+    except _UNREADABLE as error:
+        raise Garbage(f"not {what}: {error}") from None
+
+
+def _told(raw: bytes | T, fast: Callable[[bytes], T | None], loose: Callable[[bytes], T | None], what: str) -> T | None:
+    """A result that was read with its reply, or that is read now; None where the node answered null. Garbage that says what it is not."""
+    if not isinstance(raw, bytes):
+        return raw
+    try:
+        return _either(raw, fast, loose)
+    except Garbage as error:
+        raise Garbage(f"not {what}: {error}") from None
+
+
 class Watched:
     """The watched programs by address and by key; tells which of them a transaction mentions."""
 
@@ -316,32 +335,22 @@ def result(reply: AnyEnvelope) -> Any:
 
 def integer(raw: bytes) -> int:
     """A bare number, such as a slot."""
-    try:
-        return _integer(raw)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a number: {error}") from None
+    return _strictly(raw, _integer, "a number")
 
 
 def signature_list(raw: bytes) -> tuple[Listed, ...]:
     """A page of getSignaturesForAddress."""
-    try:
-        entries = _signatures(raw)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a signature list: {error}") from None
     return tuple(
         [
             Listed(e.signature, Slot(e.slot), e.transactionIndex, None if e.err is None else error_text(e.err))
-            for e in entries
+            for e in _strictly(raw, _signatures, "a signature list")
         ]
     )
 
 
 def slots(raw: bytes, first: Slot, last: Slot) -> tuple[Slot, ...]:
     """A getBlocks result: slots of the range, ascending."""
-    try:
-        found = _slots(raw)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a list of slots: {error}") from None
+    found = _strictly(raw, _slots, "a list of slots")
     if any(b <= a for a, b in pairwise(found)) or (found and not first <= found[0] <= found[-1] <= last):
         raise Garbage(f"not the slots {first}..{last} in order")
     return tuple(Slot(slot) for slot in found)
@@ -349,10 +358,7 @@ def slots(raw: bytes, first: Slot, last: Slot) -> tuple[Slot, ...]:
 
 def block_accounts(raw: bytes, slot: Slot, watched: Watched) -> Block | None:
     """A getBlock result with transactionDetails "accounts": which transactions mention which watched programs. None when the node answered null."""
-    try:
-        parsed = _block_keys(raw)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a block: {error}") from None
+    parsed = _strictly(raw, _block_keys, "a block")
     if parsed is None:
         return None
     if parsed.parentSlot >= slot > 0:
@@ -383,17 +389,11 @@ def block(raw: bytes | _Block, slot: Slot, watched: Watched) -> Block | None:
 def block_steps(raw: bytes | _Block, slot: Slot, watched: Watched) -> Generator[None, None, Block | None]:
     """The same, giving way every few transactions: a large block takes tens of milliseconds, in which an event loop would serve nothing and
     the database would wait for rows that are ready."""
-    if isinstance(raw, _Block):
-        parsed: _Block | None = raw
-    else:
-        try:
-            parsed = _either(raw, _block, _loose_block)
-        except Garbage as error:
-            raise Garbage(f"not a block: {error}") from None
-        if parsed is not None:
-            parsed.size = len(raw)
+    parsed = _told(raw, _block, _loose_block, "a block")
     if parsed is None:
         return None
+    if isinstance(raw, bytes):
+        parsed.size = len(raw)
     if parsed.parentSlot >= slot > 0:
         raise Garbage(f"a block of slot {slot} whose parent is slot {parsed.parentSlot}")
     count = None if parsed.transactions is None else len(parsed.transactions)
@@ -416,13 +416,7 @@ def block_steps(raw: bytes | _Block, slot: Slot, watched: Watched) -> Generator[
 
 def stored_transaction(raw: bytes | _StoredTransaction, watched: Watched) -> Content | None:
     """A getTransaction result; None when the node knows none (yet)."""
-    if isinstance(raw, _StoredTransaction):
-        parsed: _StoredTransaction | None = raw
-    else:
-        try:
-            parsed = _either(raw, _stored, _loose_stored)
-        except Garbage as error:
-            raise Garbage(f"not a transaction: {error}") from None
+    parsed = _told(raw, _stored, _loose_stored, "a transaction")
     if parsed is None:
         return None
     if parsed.slot is None:
@@ -497,10 +491,9 @@ def _first_signature(wire: bytes) -> bytes:
 
 
 def _inner(groups: list[_Inner]) -> bytes:
-    data = iter(base58.decode_all([i.data for group in groups for i in group.instructions]))
     return rows.pack_inner(
         [
-            (group.index, place, i.programIdIndex, bytes(i.accounts), next(data), i.stackHeight)
+            (group.index, place, i.programIdIndex, bytes(i.accounts), base58.decode(i.data), i.stackHeight)
             for group in groups
             for place, i in enumerate(group.instructions)
         ]
@@ -586,18 +579,12 @@ class AccountChange(msgspec.Struct, frozen=True, gc=False):
 
 def frame(text: str | bytes) -> Frame:
     """A socket frame, its payload unparsed."""
-    try:
-        return _frame(text)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a notification: {error}") from None
+    return _strictly(text, _frame, "a notification")
 
 
 def logs_notification(raw: msgspec.Raw) -> Notification:
     """A logsNotification's result."""
-    try:
-        parsed = _logs_result(raw)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a logs notification: {error}") from None
+    parsed = _strictly(raw, _logs_result, "a logs notification")
     value = parsed.value
     if len(value.signature) > SIGNATURE_TEXT_MAX:
         raise Garbage(f"a signature of {len(value.signature)} characters")
@@ -616,10 +603,7 @@ def program_notification(raw: msgspec.Raw, program: Address) -> AccountChange:
 
 def slot_notification(raw: msgspec.Raw) -> Slot:
     """A slotNotification's slot."""
-    try:
-        return Slot(_slot_result(raw).slot)
-    except _UNREADABLE as error:
-        raise Garbage(f"not a slot notification: {error}") from None
+    return Slot(_strictly(raw, _slot_result, "a slot notification").slot)
 
 
 class _ProgramAccounts(msgspec.Struct):
@@ -673,10 +657,7 @@ _account_reply = msgspec.json.Decoder(_AccountReply).decode
 
 def account(raw: bytes) -> tuple[bytes, bool] | None:
     """getAccountInfo with encoding base64 → (data, executable); None where there is no account."""
-    try:
-        value = _account_reply(raw).value
-    except _UNREADABLE as error:
-        raise Garbage(f"not an account: {error}") from None
+    value = _strictly(raw, _account_reply, "an account").value
     if value is not None and value.data[1] != "base64":
         raise Garbage(f"an account in the encoding {value.data[1]!r}, not base64")
     return None if value is None else (value.data[0], value.executable)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import resource
@@ -40,7 +41,7 @@ from programs import base58
 from programs.collector import keep_all
 from schema import db, ledger, rows
 from schema import lease as leases
-from schema.embedded import EmbeddedPostgres, find_binaries
+from schema.embedded import EmbeddedPostgres, binary_version, find_binaries
 
 BATCH_ROWS = 1_000
 AHEAD_BATCHES = 1
@@ -210,31 +211,50 @@ FROM generate_series(%s::bigint, %s::bigint) n
 """
 
 
-async def growth(dsn: str, lengths: list[int], rounds: int) -> list[float]:
-    """Seconds of an append of a thousand rows, the median of `rounds`, when the ledger has each of the lengths."""
-    feed, found = Feed(), []
-    conn = await db.aconnect(dsn)
-    async with conn:
+class Long:
+    """A ledger of a length, to be appended to."""
+
+    def __init__(self, conn: psycopg.AsyncConnection[Any], lease: leases.Lease, length: int) -> None:
+        self._conn, self._lease, self._slot = conn, lease, length // BATCH_ROWS
+        self.length = length
+        self.appends: list[float] = []
+
+    @classmethod
+    async def fill(cls, conn: psycopg.AsyncConnection[Any], length: int) -> Long:
+        """Make it."""
         await ledger.ensure_programs(conn, [("voting", base58.encode(ADDRESS), 0)])
         lease = await leases.acquire(conn, "writer", "bench", 36_000)
         assert lease is not None
         await conn.execute("SELECT ledger.ensure_partitions(0, 0)")
-        length = 0
-        for wanted in lengths:
-            await conn.execute(_FILL, (length + 1, wanted - 1))
-            await conn.execute("UPDATE ledger.checkpoints SET position = %s WHERE name = 'ledger'", (wanted - 1,))
-            await conn.execute("CHECKPOINT")
-            length, appends = wanted, []
-            for slot in range(wanted // BATCH_ROWS, wanted // BATCH_ROWS + rounds):
-                pending = [
-                    ledger.pending_row(c.raw, (1,), WITNESSES) for c in await contents(feed, slot, bool(slot % 2))
-                ]
-                started = time.perf_counter()
-                await ledger.append_seal(conn, lease, [ledger.SealRange(1, slot, slot)], pending, allow_gap=True)
-                appends.append(time.perf_counter() - started)
-                length += BATCH_ROWS
-            found.append(sorted(appends)[rounds // 2])
-    return found
+        await conn.execute(_FILL, (1, length - 1))
+        await conn.execute("UPDATE ledger.checkpoints SET position = %s WHERE name = 'ledger'", (length - 1,))
+        return cls(conn, lease, length)
+
+    async def append(self, feed: Feed) -> None:
+        """A thousand rows; its seconds go to `appends`."""
+        slot, self._slot = self._slot, self._slot + 1
+        found = await contents(feed, slot, bool(slot % 2))
+        pending = [ledger.pending_row(content.raw, (1,), WITNESSES) for content in found]
+        started = time.perf_counter()
+        seal = [ledger.SealRange(1, slot, slot)]
+        await ledger.append_seal(self._conn, self._lease, seal, pending, allow_gap=True)
+        self.appends.append(time.perf_counter() - started)
+
+
+async def growth(server: EmbeddedPostgres, lengths: list[int], rounds: int) -> list[list[float]]:
+    """Seconds of appends of a thousand rows to ledgers of each of the lengths, in turns: whatever else the machine does meets all of them."""
+    feed = Feed()
+    async with contextlib.AsyncExitStack() as stack:
+        ledgers = []
+        for length in lengths:
+            conn = await stack.enter_async_context(await db.aconnect(_database(server, f"of_{length}")))
+            ledgers.append(await Long.fill(conn, length))
+        await conn.execute("CHECKPOINT")
+        for _ in range(rounds):
+            for each in ledgers:
+                await each.append(feed)
+            ledgers.reverse()
+    return [each.appends for each in sorted(ledgers, key=lambda each: each.length)]
 
 
 def floors(rounds: int = 9) -> tuple[dict[str, float], dict[str, float]]:
@@ -306,26 +326,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
-        "--long", type=int, metavar="ROWS", help="instead: an append at a tenth of ROWS and at ROWS (10000000)"
+        "--long",
+        type=int,
+        metavar="ROWS",
+        help="instead: an append at a tenth of ROWS and at ROWS (10000000), in turns",
     )
     arguments = parser.parse_args()
     keep_all()
     if arguments.long:
         lengths = [arguments.long // 10 // BATCH_ROWS * BATCH_ROWS, arguments.long // BATCH_ROWS * BATCH_ROWS]
+        began = time.monotonic()
         with EmbeddedPostgres() as server:
-            short, long = asyncio.run(growth(_database(server, "long"), lengths, min(200, lengths[0] // BATCH_ROWS)))
+            found_appends = asyncio.run(growth(server, lengths, min(200, lengths[0] // BATCH_ROWS)))
+        short, long = (sorted(appends)[len(appends) // 2] for appends in found_appends)
         _show(
             {
                 "rows": lengths,
                 "append_ms": [round(short * 1e3, 1), round(long * 1e3, 1)],
+                "append_ms_p90": [round(sorted(a)[len(a) * 9 // 10] * 1e3, 1) for a in found_appends],
                 "growth": round(long / short, 3),
+                "seconds": round(time.monotonic() - began),
             },
             arguments.json,
         )
         return
     total = max(2, arguments.rows // BATCH_ROWS) * BATCH_ROWS
     few = max(2, total // BATCH_ROWS // 10) * BATCH_ROWS
-    found: dict[str, Any] = {"rows": total, "reply_bytes_per_row": round(Feed().bytes)}
+    found: dict[str, Any] = {
+        "rows": total,
+        "reply_bytes_per_row": round(Feed().bytes),
+        "postgresql": binary_version(find_binaries()),
+    }
     with EmbeddedPostgres() as server:
         for name, whole in (("singles", False), ("blocks", True)):
             seconds, cpu, appends = asyncio.run(sealed(_database(server, "ahead"), total, ahead, whole))

@@ -207,7 +207,9 @@ def test_nobody_takes_a_lease_that_is_good(db: str) -> None:
             assert await leases.acquire(standby, "writer", "b", 30) is None
             await leases.renew(conn, lease, 30)
             assert await leases.acquire(standby, "writer", "b", 30) is None
+            assert (await leases.held(standby, "writer"), await leases.held(standby, "other")) == (True, False)
             await leases.release(conn, lease)
+            assert not await leases.held(standby, "writer")
             taken = await leases.acquire(standby, "writer", "b", 30)
             assert taken is not None
             assert taken.epoch == lease.epoch + 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from indexer.core.notifications import AHEAD_SLOTS_MAX, NOTES_OF_ONE_MAX, NotificationBuffer
-from indexer.core.protocol import SAW_LIST, SAW_SOCKET, Done, GetBlock, GetTransactions, Slot
+from indexer.core.protocol import SAW_BLOCK, SAW_LIST, SAW_SOCKET, Done, GetBlock, GetTransactions, Slot
 from tests.unit.core.scripted import LOGS, Ledger, Node, chain, content, drive, note, sealer
 
 FORGED = ("Program A invoke [1]", "Program data: Zm9yZ2Vk", "Program A success")
@@ -119,6 +119,20 @@ def test_confirmed_by_the_list_nothing_is_fetched() -> None:
     assert ledger.rows[0].witnesses == SAW_LIST | SAW_SOCKET
     assert (ledger.rows[0].raw.transaction_index, ledger.rows[0].raw.logs) == (4, LOGS)
     assert it.tally.trusted == 1
+
+
+def test_the_barrier_brings_the_contents_of_its_slot() -> None:
+    """They would be read at finality otherwise: the same call, later."""
+    blocks = chain(0, 20, s19=[content(19, 0, "x")], s20=[content(20, 3, "y")])
+    node, ledger = Node(blocks, 20), Ledger()
+    it = sealer(trust_socket_contents=True)
+    it.notifications.observe(note(19, "x"))
+    it.notifications.observe(note(20, "y", FORGED))
+    assert drive(it.tick(Slot(20)), node, ledger) == Done(Slot(20), 2)
+    assert [row.witnesses for row in ledger.rows] == [SAW_LIST | SAW_SOCKET, SAW_LIST | SAW_BLOCK | SAW_SOCKET]
+    assert ledger.rows[1].raw == content(20, 3, "y").raw
+    assert [(block.slot, block.details) for block in node.asked(GetBlock)] == [(20, "full")]
+    assert [forgery.signature for forgery in it.take_forgeries()] == ["y"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Database:
         self.events: list[str] = []
         self.gate = asyncio.Event()
         self.failure: Failure | None = None
+        self.daemon = False
 
         async def transaction(_: PostgresLedger, what: str, work: Any) -> Failure | None:
             self.events.append(f"{what} begins")
@@ -34,7 +35,16 @@ class Database:
             self.events.append(f"{what} ends")
             return self.failure
 
+        async def beside(_: AheadLedger) -> bool:
+            return self.daemon
+
+        async def rest(_: AheadLedger, seconds: float) -> None:
+            assert seconds >= 0
+            self.events.append("rest")
+
         monkeypatch.setattr(PostgresLedger, "_transaction", transaction)
+        monkeypatch.setattr(AheadLedger, "_beside_a_daemon", beside)
+        monkeypatch.setattr(AheadLedger, "_rest", rest)
         self.ledger = AheadLedger("", Lease("backfill", 1, "test"), {ADDRESS: 1}, TipClock())
 
 
@@ -88,5 +98,21 @@ def test_other_transactions_wait_for_the_append(monkeypatch: pytest.MonkeyPatch)
         it.gate.set()
         await root
         assert it.events == ["append begins", "append ends", "root begins", "root ends"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("daemon", "rests"), [(True, ["rest"]), (False, [])])
+def test_beside_a_daemon_each_append_is_followed_by_a_rest(
+    monkeypatch: pytest.MonkeyPatch, daemon: bool, rests: list[str]
+) -> None:
+    async def run() -> None:
+        it = Database(monkeypatch)
+        it.daemon = daemon
+        it.gate.set()
+        await it.ledger.append(plan(1))
+        await it.ledger.append(plan(2))
+        await it.ledger.settle()
+        assert it.events == ["append begins", "append ends", *rests] * 2
 
     asyncio.run(run())

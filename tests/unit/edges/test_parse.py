@@ -306,7 +306,7 @@ def test_a_reply_read_in_one_pass_tells_what_it_tells_in_two(reply: Any) -> None
 
     def of_block(raw: Any) -> Any:
         found = parse.block(raw, Slot(5), WATCHED)
-        return None if found is None else dataclasses.replace(found, size=0)
+        return None if found is None else msgspec.structs.replace(found, size=0)
 
     def of_one(raw: Any) -> Any:
         return parse.stored_transaction(raw, WATCHED)
