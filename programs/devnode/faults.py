@@ -220,17 +220,20 @@ class FaultEngine:
 
     def chooses(self, name: str, key: str) -> bool:
         """As `strikes`, but the same key always gets the same answer."""
+        if not self.would_choose(name, key):
+            return False
+        self.counts[name] += 1
+        return True
+
+    def would_choose(self, name: str, key: str) -> bool:
+        """What `chooses` would answer; nothing is counted."""
         if key in self._chosen and name == "hidden-signatures":
-            self.counts[name] += 1
             return True
         rate = self.rate(name)
         if rate <= 0.0:
             return False
         digest = hashlib.blake2b(f"{self._seed}/{name}/{key}".encode(), digest_size=8).digest()
-        if int.from_bytes(digest, "little") / 2**64 >= rate:
-            return False
-        self.counts[name] += 1
-        return True
+        return int.from_bytes(digest, "little") / 2**64 < rate
 
     def save(self) -> dict[str, Any]:
         """Dice and counters as plain values; what is switched on is not part of it."""

@@ -116,7 +116,7 @@ def getTransaction(ctx: Context, encoded: str, config: Options | None) -> Any:
     bank = ctx.chain.bank(stored.slot)
     encoding = options.get("encoding") or "json"
     version = _version_json(stored, version_max)
-    index = b',"transactionIndex":%d' % stored.index if ctx.chain.config.transaction_index else b""
+    index = b',"transactionIndex":%d' % _shown_index(ctx, stored, bank) if ctx.chain.config.transaction_index else b""
     return msgspec.Raw(
         b'{"blockTime":%d,"meta":%s,"slot":%d,"transaction":%s%s%s}'
         % (
@@ -128,6 +128,15 @@ def getTransaction(ctx: Context, encoded: str, config: Options | None) -> Any:
             version,
         )
     )
+
+
+def _shown_index(ctx: Context, stored: StoredTransaction, bank: Bank | None) -> int:
+    """The place in the block, as a node gives it that hides others of the block everywhere: no gap may betray them."""
+    faults = ctx.faults
+    if bank is None or not faults.param("hidden-signatures", "everywhere"):
+        return stored.index
+    before = bank.transactions[: stored.index]
+    return sum(not faults.would_choose("hidden-signatures", row.signature) for row in before)
 
 
 def _is_withheld(ctx: Context, stored: StoredTransaction) -> bool:
@@ -300,7 +309,7 @@ def _page(
             "slot": row.slot,
         }
         if shows_index:
-            entry["transactionIndex"] = row.index
+            entry["transactionIndex"] = _shown_index(ctx, row, bank)
         page.append(entry)
     # A page of one is left alone: its only entry is the client's cursor.
     if page and limit > 1 and faults.strikes("invented-signatures"):

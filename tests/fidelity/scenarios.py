@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -669,6 +669,14 @@ def an_account_that_is_only_touched(world: World) -> Any:
         return ["told" if isinstance(note, dict) else note for note in (first, client.notification(1.0))]
 
 
+def _told_within(client: Socket, seconds: float) -> Iterator[Any]:
+    """Notifications that come in this time. Where votes are cast, their payer's account changes in every slot."""
+    until = time.monotonic() + seconds
+    while (rest := until - time.monotonic()) > 0:
+        if isinstance(note := client.notification(rest), dict):
+            yield note
+
+
 # --- programs --------------------------------------------------------------------------------------------------------
 
 
@@ -699,7 +707,7 @@ def filters_of_a_program(world: World) -> Any:
             numbers[name] = client.subscribe("programSubscribe", str(PROGRAM), options)
         world.landed(world.post(_update(world)))
         heard = set()
-        while isinstance(note := client.notification(1.0), dict):
+        for note in _told_within(client, 2.0):
             if note["params"]["result"]["value"]["pubkey"] == str(world.community):
                 heard.add(note["params"]["subscription"])
         return {name: number in heard for name, number in numbers.items()}
@@ -759,7 +767,7 @@ def accounts_that_leave_a_program(world: World) -> Any:
                 change = send(target.pubkey(), world.speaker.pubkey(), 10**7)
             world.landed(world.post(spoken(world, words(world), change, signers=(target,))))
             told = []
-            while isinstance(note := client.notification(1.0), dict):
+            for note in _told_within(client, 2.0):
                 result = note["params"]["result"]["value"]
                 if note["params"]["subscription"] == account:
                     told.append({"account": {name: result[name] for name in ("lamports", "space")}})

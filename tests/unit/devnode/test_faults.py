@@ -677,9 +677,13 @@ def test_one_named_signature_can_be_hidden_everywhere() -> None:
             listed = await client.rpc("getSignaturesForAddress", str(MEMO), CONFIRMED)
             assert block["signatures"] == [row["signature"] for row in listed] == [shown]
             assert await client.rpc("getTransaction", hidden, CONFIRMED) is None
+            # Nor does a gap in the places betray it.
+            found = await client.rpc("getTransaction", shown, CONFIRMED)
+            assert [row["transactionIndex"] for row in (*listed, found)] == [0, 0]
             assert (await client_counts(client))["hidden-signatures"] >= 3
             await client.rpc("devnode_clearFaults")
-            assert await client.rpc("getTransaction", hidden, CONFIRMED) is not None
+            assert (await client.rpc("getTransaction", hidden, CONFIRMED))["transactionIndex"] == 0
+            assert (await client.rpc("getTransaction", shown, CONFIRMED))["transactionIndex"] == 1
             await client.http.aclose()
 
     asyncio.run(asyncio.wait_for(play(), 300))
