@@ -6,10 +6,16 @@ import threading
 import traceback
 from typing import Any
 
+import psycopg
+
 from indexer.core.protocol import Slot
 from indexer.log import log, one_line
 from indexer.settings import Settings
 from indexer.startup import Prepared
+
+PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 30.0
+# A database that is back should not be waited for as a fault in the worker is.
+DATABASE_PAUSE_S = 1.0
 
 
 class ProjectorThread:
@@ -47,14 +53,19 @@ class ProjectorThread:
         return list(self._worker.reasons(lag_slots_max))
 
     def _run(self) -> None:
-        pause = 1.0
+        pause = PAUSE_S_MIN
         while not self._stop.is_set():
             try:
                 self._error = None
                 self._worker.run(self._stop)
                 return
+            except psycopg.OperationalError as error:
+                self._error = one_line(error)
+                log.seldom(5.0, "error", "database_down", loop="projections", error=one_line(error))
+                self._stop.wait(DATABASE_PAUSE_S)
+                pause = PAUSE_S_MIN
             except Exception as error:
                 self._error = one_line(error)
                 log.error("loop_failed", loop="projections", error=one_line(error), trace=traceback.format_exc(limit=8))
                 self._stop.wait(pause)
-                pause = min(pause * 2, 30.0)
+                pause = min(pause * 2, PAUSE_S_MAX)

@@ -292,7 +292,12 @@ _config_file: dict[str, Path | None] = {"path": None}
 def load(config: str | None = None, **overrides: Any) -> Settings:
     """Read the settings. UserError (exit code 2) names the setting, its value and the remedy."""
     dotenv = Path(".env")
-    said = dotenv_values(dotenv) if dotenv.is_file() else {}
+    try:
+        said = dotenv_values(dotenv) if dotenv.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the file .env can't be read: {_first_line(error)}; mend it, or start in another folder"
+        ) from None
     path = config or os.environ.get(CONFIG_VARIABLE) or said.get(CONFIG_VARIABLE) or None
     _config_file["path"] = None
     if path is not None:

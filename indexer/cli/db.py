@@ -24,7 +24,8 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("reset", "drop everything of ours and create it anew; asks for the database's name"),
         ("roles", "create the readers' role and let it read the views"),
     ):
-        verb = verbs.add_parser(name, help=text, description=text, epilog=f"example: indexer db {name}")
+        shown = " 0003" if name == "downgrade" else ""
+        verb = verbs.add_parser(name, help=text, description=text, epilog=f"example: indexer db {name}{shown}")
         if name in ("upgrade", "downgrade"):
             default = "head" if name == "upgrade" else None
             verb.add_argument(

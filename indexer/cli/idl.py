@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   indexer idl check voting.json
   indexer idl show voting.json --json
-  indexer idl fetch <ADDRESS> --url http://127.0.0.1:8899 --output voting.json
+  indexer idl fetch ADDRESS --url http://127.0.0.1:8899 --output voting.json
 """
 _FETCH_SECONDS = 20.0
 

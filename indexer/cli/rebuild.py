@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     """0 done (dry run: nothing differs), 1 dead letters, or differences in a dry run."""
     if (args.as_of_slot is None) != (args.schema is None):
         raise UserError("--as-of-slot and --schema belong together; give both")
+    if (args.schema is not None and not 0 < len(args.schema.encode()) < 64) or str(args.schema).startswith("pg_"):
+        raise UserError(
+            f"--schema {args.schema}: no name that a schema can have; give one of 1 to 63 bytes that does not begin with pg_"
+        )
     if args.as_of_slot is not None and args.as_of_slot < 0:
         raise UserError(f"--as-of-slot = {args.as_of_slot}: give a slot of 0 or more")
     if args.as_of_slot is not None and args.dry_run:

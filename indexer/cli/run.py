@@ -52,10 +52,15 @@ def run(args: argparse.Namespace) -> int:
             json.dumps(
                 {
                     "sealed_slot": state.sealed,
-                    "tip_slot": state.tip,
-                    "finalized_slot": state.finalized,
+                    "tip_slot": _read(state.tip),
+                    "finalized_slot": _read(state.finalized),
                     "rows": state.rows,
                 }
             )
         )
     return code
+
+
+def _read(slot: int) -> int | None:
+    """A slot that was read from the node; nothing was when everything asked for was there already."""
+    return None if slot < 0 else slot

@@ -52,6 +52,20 @@ def still_there(rows: Iterable[Held], commitment: Commitment) -> Generator[Reque
     return None
 
 
+def passed_over(
+    places: Iterable[tuple[Slot, str]], commitment: Commitment
+) -> Generator[Request, Reply, Unproven | None]:
+    """Unproven when the node holds one of the places that a list names, though a chain of blocks, each the parent of the next, has none there."""
+    named = {signature: slot for slot, signature in places}
+    told = yield from _ask(list(named), commitment)
+    if isinstance(told, Unproven):
+        return told
+    for signature, slot in told.items():
+        if slot == named[signature]:
+            return Unproven(f"the chain of blocks passes over slot {slot}, in which the node holds {signature}")
+    return None
+
+
 def _ask(signatures: Sequence[str], commitment: Commitment) -> Generator[Request, Reply, Told | Unproven]:
     told: Told = {}
     for start in range(0, len(signatures), TOGETHER_MAX):

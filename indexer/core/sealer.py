@@ -449,6 +449,11 @@ class Sealer:
                 return Unproven(f"the block that was served for slot {block.slot} does not fit there")
         self.tally.by_block += len(found)
         chunk = _Chunk(top, {}, by_block=True)
+        known = [entry for walk in walks.values() for entry in walk.known(top)]
+        without = [(entry.slot, entry.signature) for entry in known if entry.slot not in self._blocks]
+        wrong = yield from places.passed_over(without, self._policy.commitment)
+        if wrong is not None:
+            return wrong
         for address, walk in walks.items():
             for entry in walk.known(top):
                 if entry.slot in self._blocks:

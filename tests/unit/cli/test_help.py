@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -41,3 +43,21 @@ def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"indexer {version()}\n"
     assert version().count(".") == 2
+
+
+def examples(text: str) -> list[list[str]]:
+    """The commands that a help text shows, without what a shell makes of the rest of the line."""
+    found = []
+    for line in text.partition("example")[2].splitlines():
+        command = re.search(r"(?:^|[\s:|])indexer ([^|<>#]*)", line)
+        if command is not None:
+            found.append(shlex.split(command[1].replace("…", "x")))
+    return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_help_shows_can_be_run_as_it_stands(name: str) -> None:
+    shown = examples(ALL[name].format_help())
+    assert shown
+    for arguments in shown:
+        parser().parse_args(arguments)

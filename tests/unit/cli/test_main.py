@@ -77,3 +77,9 @@ def test_output_that_nobody_takes_is_no_crash(redirection: str) -> None:
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert done.returncode == (1 if "full" in redirection else 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["pg_past", "", "x" * 64])
+def test_a_schema_that_cannot_be_made_is_wrong_usage(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rebuild", "--as-of-slot", "5", "--schema", name]) == 2
+    assert "no name that a schema can have" in capfd.readouterr().err

@@ -130,6 +130,24 @@ def test_by_block_a_hole_between_the_blocks_is_not_passed() -> None:
     assert it.sealed == 9
 
 
+def test_by_block_a_block_of_another_slot_passes_over_nothing_that_is_listed() -> None:
+    """Its parent is another's parent: the slots in between would be sealed as if they had been skipped."""
+    node = Node(chain(0, 20, s8=[content(8, 0, "last")], s12=[content(12, 0, "x")], s18=[content(18, 0, "y")]), 20)
+    node.bends[ListSignatures] = lists("x", "y")
+    node.bends[GetBlock] = lambda r, n: (
+        replace(n.plain(replace(r, slot=Slot(15))), slot=Slot(20))
+        if r.slot == 20 and r.details == "full"
+        else NotImplemented
+    )
+    outcome, ledger, it = tick(node, LAST, times=4)
+    assert isinstance(outcome, Unproven)
+    assert "passes over slot 18" in outcome.reason
+    assert not ledger.plans
+    del node.bends[GetBlock]
+    assert isinstance(drive(it.tick(), node, ledger), Done)
+    assert ledger.signatures == ["x", "y"]
+
+
 def test_a_row_that_died_with_its_fork_need_not_be_listed() -> None:
     blocks = dict(BLOCKS)
     blocks[8] = []

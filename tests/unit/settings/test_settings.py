@@ -127,3 +127,10 @@ def test_a_database_url_of_blanks_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("INDEXER_DATABASE_URL", "   ")
     with pytest.raises(UserError, match="is not set"):
         load().need_database()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00bad", b"INDEXER_METRICS_PORT=1\n\x80"])
+def test_a_dotenv_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_bytes(content)
+    assert "the file .env can't be read" in refusal()
