@@ -365,6 +365,7 @@ class _Names:
         self.written = {name for name in written if name is not None}
         self.taken: set[str] = set()
         self.folded: dict[str, str] = {}
+        self.numbers: dict[str, int] = {}
 
 
 class _Reader:
@@ -373,6 +374,8 @@ class _Reader:
     def __init__(self, document: dict[str, Any], problems: Iterable[IdlProblem] = ()) -> None:
         self.document = document
         self.problems: list[IdlProblem] = list(problems)
+        self.unlisted = 0
+        self.unlisted_severity: Severity = "warning"
         self.types: dict[str, TypeDef] = {}
         self.mentioned: list[TypeDef] = []
         self.folded_types: dict[str, list[str]] = {}
@@ -403,7 +406,7 @@ class _Reader:
             types=self.types,
             constants=self.constants,
             errors=self._errors(),
-            problems=tuple(self.problems),
+            problems=self._all_problems(),
         )
 
     def _is_legacy(self) -> bool:
@@ -415,6 +418,16 @@ class _Reader:
     def _problem(self, path: str, message: str, severity: Severity = "error") -> None:
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(IdlProblem(path, message, severity))
+            return
+        self.unlisted += 1
+        self.unlisted_severity = "error" if severity == "error" else self.unlisted_severity
+
+    def _all_problems(self) -> tuple[IdlProblem, ...]:
+        """What was found; beyond a bound only how many there are, and whether one of them is an error."""
+        if not self.unlisted:
+            return tuple(self.problems)
+        more = IdlProblem("$", f"{self.unlisted} more problems are not listed", self.unlisted_severity)
+        return (*self.problems, more)
 
     def _list(self, holder: Mapping[str, Any], key: str, path: str) -> list[Any]:
         value = holder.get(key)
@@ -639,11 +652,12 @@ class _Reader:
 
     def _free_name(self, name: str, names: _Names, path: str) -> str:
         """The name, or with a number behind it when the same holder has one already: no value may hide another."""
-        free, number = name, 1
+        free, number = name, names.numbers.get(name, 1)
         while free in names.taken or (free != name and free in names.written):
             number += 1
             free = f"{name}_{number}"
         names.taken.add(free)
+        names.numbers[name] = number
         if free != name:
             self._problem(path, f"{names.what} {name!r} appears twice; this one is served as {free!r}", "warning")
         twin = names.folded.setdefault(folded(name), name)
