@@ -152,13 +152,19 @@ class UnitBody:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
+    """`number` is what is written for it; None is its place."""
+
     name: str
     body: StructBody | TupleBody | UnitBody
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EnumBody:
+    """`tag`: the bytes that a variant's number takes."""
+
     variants: tuple[Variant, ...]
+    tag: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -612,12 +618,14 @@ class _Reader:
             name = self._free_name(name, names, here)
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
-            variants.append(Variant(name, self._counted(entry, index, here) or body))
-        if len(variants) > 256:
+            number = entry.get("number") if isinstance(entry, dict) and type(entry.get("number")) is int else None
+            variants.append(Variant(name, self._counted(entry, index, here) or body, number))
+        tag = value["tag"] if value.get("tag") in (1, 2, 4) else 1
+        if len(variants) > 256 and tag == 1:
             self._problem(
                 path, f"{len(variants)} variants, but the tag is one byte; those past 256 cannot occur", "warning"
             )
-        return EnumBody(tuple(variants))
+        return EnumBody(tuple(variants), tag)
 
     def _counted(self, entry: Any, index: int, path: str) -> TupleBody | None:
         """What stands for a variant that has another number than its place: Borsh writes the place, and the IDL says otherwise."""
