@@ -609,6 +609,7 @@ class _Reader:
         variants: list[Variant] = []
         entries = self._list(value, "variants", path)
         names = _Names("variant", [entry if isinstance(entry, str) else _name(entry) for entry in entries])
+        numbers: dict[int, str] = {}
         for index, entry in enumerate(entries):
             here = f"{path}.variants[{index}]"
             name = entry if isinstance(entry, str) else _name(entry)
@@ -619,6 +620,9 @@ class _Reader:
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
             number = entry.get("number") if isinstance(entry, dict) and type(entry.get("number")) is int else None
+            other = numbers.setdefault(index if number is None else number, name)
+            if other != name:
+                self._problem(here, f"variant {name!r} has the number of {other!r}; its bytes are read as {other!r}")
             variants.append(Variant(name, self._counted(entry, index, here) or body, number))
         tag = value["tag"] if value.get("tag") in (1, 2, 4) else 1
         if len(variants) > 256 and tag == 1:

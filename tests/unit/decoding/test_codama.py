@@ -260,6 +260,13 @@ def test_a_variants_own_number_is_what_is_written(width: str, tag: str) -> None:
     assert codec.decode_event(bytes.fromhex("01020304" + tag.replace("0a", "00"))).data == {"side": "buy"}
 
 
+def test_two_variants_of_one_number_are_said() -> None:
+    root = document()
+    root["program"]["definedTypes"][0]["type"]["variants"][2]["discriminator"] = 0
+    problems = load_idl(root).problems
+    assert [(p.path, p.severity) for p in problems[1:]] == [("$.types[4].type.variants[2]", "error")]
+
+
 def test_what_nothing_tells_apart_is_said() -> None:
     root = document()
     del root["program"]["accounts"][0]["discriminators"]
