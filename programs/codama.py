@@ -7,7 +7,6 @@ that it is named with its place and takes only what holds it. Source: the nodes 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def anchor_document(root: Mapping[str, Any]) -> dict[str, Any]:
     """The program of a root node as an Anchor IDL. Names stay as Codama has them. CodamaError when it is not laid out as one."""
     try:
         return _Converter(root["program"]).document()
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError, binascii.Error) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, RecursionError) as error:
         raise CodamaError(f"a Codama document that cannot be read ({type(error).__name__}: {error})") from None
 
 
@@ -98,10 +97,10 @@ class _Converter:
         match node["kind"]:
             case "structTypeNode":
                 return {"kind": "struct", "fields": self.fields(node.get("fields") or (), place)}
-            case "enumTypeNode" if _is_number(node.get("size"), "u8"):
-                return {"kind": "enum", "variants": [self.variant(v, place) for v in node["variants"]]}
+            case "enumTypeNode" if (tag := _tag_bytes(node)) is not None:
+                return {"kind": "enum", "tag": tag, "variants": [self.variant(v, place) for v in node["variants"]]}
             case "enumTypeNode":
-                return {"kind": "type", "alias": _unreadable(node, "a tag that is not one byte")}
+                return {"kind": "type", "alias": _unreadable(node, "a tag of another kind")}
             case _:
                 return {"kind": "type", "alias": self.type(node, place)}
 
@@ -109,7 +108,7 @@ class _Converter:
         written: dict[str, Any] = {"name": node["name"]}
         below = f"{place}.{node['name']}"
         if isinstance(node.get("discriminator"), int):
-            written["discriminant"] = node["discriminator"]
+            written["number"] = node["discriminator"]
         if node["kind"] == "enumStructVariantTypeNode":
             struct = node["struct"]
             if struct["kind"] != "structTypeNode":
@@ -185,6 +184,11 @@ def _is_number(node: Any, width: str) -> bool:
     return bool(node.get("format") == width and (width == "u8" or node.get("endian", "le") == "le"))
 
 
+def _tag_bytes(node: Mapping[str, Any]) -> int | None:
+    """How many bytes an enum's number takes; None when it is no little-endian one that can be read."""
+    return next((width for width in (1, 2, 4) if _is_number(node.get("size"), f"u{8 * width}")), None)
+
+
 def _account(node: Mapping[str, Any]) -> dict[str, Any]:
     default = node.get("defaultValue") or {}
     written = {
@@ -238,9 +242,10 @@ class _Discriminators:
                 return _decoded(text, encoding)
             case "enumValueNode", {"enum": {"name": str(name)}, "variant": str(variant)}:
                 enum = self.enums.get(name, {})
-                names = [v["name"] for v in enum.get("variants") or ()]
-                one_byte = variant in names and _is_number(enum.get("size"), "u8")
-                return bytes([names.index(variant)]) if one_byte else None
+                variants = enum.get("variants") or ()
+                numbers = {v["name"]: v.get("discriminator", place) for place, v in enumerate(variants)}
+                width = _tag_bytes(enum)
+                return int(numbers[variant]).to_bytes(width, "little") if width and variant in numbers else None
         return None
 
 

@@ -152,13 +152,19 @@ class UnitBody:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
+    """`number` is what is written for it; None is its place."""
+
     name: str
     body: StructBody | TupleBody | UnitBody
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EnumBody:
+    """`tag`: the bytes that a variant's number takes."""
+
     variants: tuple[Variant, ...]
+    tag: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +371,7 @@ class _Names:
         self.written = {name for name in written if name is not None}
         self.taken: set[str] = set()
         self.folded: dict[str, str] = {}
+        self.numbers: dict[str, int] = {}
 
 
 class _Reader:
@@ -373,6 +380,8 @@ class _Reader:
     def __init__(self, document: dict[str, Any], problems: Iterable[IdlProblem] = ()) -> None:
         self.document = document
         self.problems: list[IdlProblem] = list(problems)
+        self.unlisted = 0
+        self.unlisted_severity: Severity = "warning"
         self.types: dict[str, TypeDef] = {}
         self.mentioned: list[TypeDef] = []
         self.folded_types: dict[str, list[str]] = {}
@@ -403,7 +412,7 @@ class _Reader:
             types=self.types,
             constants=self.constants,
             errors=self._errors(),
-            problems=tuple(self.problems),
+            problems=self._all_problems(),
         )
 
     def _is_legacy(self) -> bool:
@@ -415,6 +424,16 @@ class _Reader:
     def _problem(self, path: str, message: str, severity: Severity = "error") -> None:
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(IdlProblem(path, message, severity))
+            return
+        self.unlisted += 1
+        self.unlisted_severity = "error" if severity == "error" else self.unlisted_severity
+
+    def _all_problems(self) -> tuple[IdlProblem, ...]:
+        """What was found; beyond a bound only how many there are, and whether one of them is an error."""
+        if not self.unlisted:
+            return tuple(self.problems)
+        more = IdlProblem("$", f"{self.unlisted} more problems are not listed", self.unlisted_severity)
+        return (*self.problems, more)
 
     def _list(self, holder: Mapping[str, Any], key: str, path: str) -> list[Any]:
         value = holder.get(key)
@@ -590,6 +609,7 @@ class _Reader:
         variants: list[Variant] = []
         entries = self._list(value, "variants", path)
         names = _Names("variant", [entry if isinstance(entry, str) else _name(entry) for entry in entries])
+        numbers: dict[int, str] = {}
         for index, entry in enumerate(entries):
             here = f"{path}.variants[{index}]"
             name = entry if isinstance(entry, str) else _name(entry)
@@ -599,12 +619,17 @@ class _Reader:
             name = self._free_name(name, names, here)
             fields = entry.get("fields") if isinstance(entry, dict) else None
             body = self._fields(fields, f"{here}.fields", scope)
-            variants.append(Variant(name, self._counted(entry, index, here) or body))
-        if len(variants) > 256:
+            number = entry.get("number") if isinstance(entry, dict) and type(entry.get("number")) is int else None
+            other = numbers.setdefault(index if number is None else number, name)
+            if other != name:
+                self._problem(here, f"variant {name!r} has the number of {other!r}; its bytes are read as {other!r}")
+            variants.append(Variant(name, self._counted(entry, index, here) or body, number))
+        tag = value["tag"] if value.get("tag") in (1, 2, 4) else 1
+        if len(variants) > 256 and tag == 1:
             self._problem(
                 path, f"{len(variants)} variants, but the tag is one byte; those past 256 cannot occur", "warning"
             )
-        return EnumBody(tuple(variants))
+        return EnumBody(tuple(variants), tag)
 
     def _counted(self, entry: Any, index: int, path: str) -> TupleBody | None:
         """What stands for a variant that has another number than its place: Borsh writes the place, and the IDL says otherwise."""
@@ -639,11 +664,12 @@ class _Reader:
 
     def _free_name(self, name: str, names: _Names, path: str) -> str:
         """The name, or with a number behind it when the same holder has one already: no value may hide another."""
-        free, number = name, 1
+        free, number = name, names.numbers.get(name, 1)
         while free in names.taken or (free != name and free in names.written):
             number += 1
             free = f"{name}_{number}"
         names.taken.add(free)
+        names.numbers[name] = number
         if free != name:
             self._problem(path, f"{names.what} {name!r} appears twice; this one is served as {free!r}", "warning")
         twin = names.folded.setdefault(folded(name), name)

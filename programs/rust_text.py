@@ -12,6 +12,8 @@ from typing import Any
 
 _TEXT_MAX = 500
 _NESTING_MAX = 32
+# Constants name constants that name constants: what one value may look at altogether.
+_LOOKUPS_MAX = 256
 # Spaces are lost in some IDLs: `&'astr` was `&'a str`.
 _LIFETIME = r"'\w+\s+|'(?:static|info|[a-z_])(?=\w)|'\w+"
 _TOKEN = re.compile(rf"\s*(?:{_LIFETIME}|mut\s+|dyn\s+)*\s*([\w:]+|[<>()\[\],;&])")
@@ -134,7 +136,7 @@ _BINARY = {"<<": 1, ">>": 1, "+": 2, "-": 2, "*": 3, "/": 3, "%": 3}
 def constant_value(text: str, constants: Mapping[str, str]) -> int | None:
     """The integer that a Rust expression of literals, names of `constants` and arithmetic stands for; None when it is none."""
     try:
-        return _Expression(constants, _NESTING_MAX).value(text)
+        return _Expression(constants, [_LOOKUPS_MAX], _NESTING_MAX).value(text)
     except (_NotUnderstood, RecursionError):
         return None
 
@@ -142,12 +144,14 @@ def constant_value(text: str, constants: Mapping[str, str]) -> int | None:
 class _Expression:
     """One level of evaluation: a constant that names another is evaluated a level below, so that a circle ends."""
 
-    def __init__(self, constants: Mapping[str, str], levels: int) -> None:
+    def __init__(self, constants: Mapping[str, str], lookups: list[int], levels: int) -> None:
         self.constants = constants
+        self.lookups = lookups
         self.levels = levels
 
     def value(self, text: str) -> int:
-        if self.levels == 0 or len(text) > _TEXT_MAX:
+        self.lookups[0] -= 1
+        if self.levels == 0 or self.lookups[0] < 0 or len(text) > _TEXT_MAX:
             raise _NotUnderstood
         self.tokens: list[str] = []
         at = 0
@@ -188,7 +192,8 @@ class _Expression:
             name = _NAME.fullmatch(token)
             if name is None or name[1] not in self.constants:
                 raise _NotUnderstood
-            found, at = _Expression(self.constants, self.levels - 1).value(self.constants[name[1]]), at + 1
+            below = _Expression(self.constants, self.lookups, self.levels - 1)
+            found, at = below.value(self.constants[name[1]]), at + 1
         while at < len(self.tokens) and self.tokens[at] == "as":
             # A cast that changes the value is not worth knowing.
             if not _fits(found, self.token(at + 1)):

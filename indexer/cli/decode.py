@@ -42,7 +42,10 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--idl", required=True, metavar="FILE", help="the program's IDL, either format, or builtin:community_voting"
+        "--idl",
+        required=True,
+        metavar="FILE",
+        help="the program's IDL (as `idl check` takes it), or builtin:community_voting",
     )
     parser.add_argument("--program", metavar="ADDRESS", help="the program (default: the address in the IDL)")
     parser.add_argument("--instructions", action="store_true", help="print the program's instructions too")

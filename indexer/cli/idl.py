@@ -37,7 +37,11 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         command = verbs.add_parser(
             verb, help=text, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.add_argument("file", metavar="FILE", help="the IDL, either format, or builtin:community_voting")
+        command.add_argument(
+            "file",
+            metavar="FILE",
+            help="the IDL (of Anchor or Codama, also compressed or as the account that holds it), or builtin:community_voting",
+        )
         command.add_argument("--json", action="store_true", help="one JSON document")
         command.set_defaults(func=function)
     fetch = verbs.add_parser(

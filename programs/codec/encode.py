@@ -27,7 +27,7 @@ from programs.codec.layout import (
     Sized,
     Vec,
 )
-from programs.codec.source import FORMATS, Source
+from programs.codec.source import FORMATS, TAG_FORMATS, Source
 
 # encode(value, append): `append` takes the bytes, part by part
 EncodeFunction: TypeAlias = Callable[[Any, Callable[[bytes], object]], None]
@@ -157,8 +157,8 @@ class _Function:
             case Pad():
                 self.add(f"{node.size}x", None)
             case Enum():
-                places = self.g.constant({name: place for place, (name, _) in enumerate(node.variants)})
-                self.add("B" if node.tag == 1 else "I", f"{places}[{expression}]")
+                numbers = {name: number for number, (name, _) in zip(node.numbers, node.variants, strict=True)}
+                self.add(TAG_FORMATS[node.tag], f"{self.g.constant(numbers)}[{expression}]")
             case Named():
                 self.inlined(node.body, expression)
             case Record():
@@ -247,7 +247,8 @@ class _Function:
     def enum(self, node: Enum) -> None:
         """By name: the tag's bytes, and the function that writes what follows (None where the variant is its name)."""
         bodies = {n: None if r.shape == "unit" else self.g.function(r) for n, r in node.variants}
-        tags = {n: place.to_bytes(node.tag, "little") for place, (n, _) in enumerate(node.variants)}
+        numbers = zip(node.numbers, node.variants, strict=True)
+        tags = {n: number.to_bytes(node.tag, "little") for number, (n, _) in numbers}
         units = self.g.constant({n: tags[n] for n, body in bodies.items() if body is None})
         self.line("if type(v) is str:")
         self.line(f"w({units}[v])", 2)

@@ -12,7 +12,7 @@ the caller asks `reference.Reader` then.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,7 +35,7 @@ from programs.codec.layout import (
     Vec,
 )
 from programs.codec.reference import float_value
-from programs.codec.source import FORMATS, Source
+from programs.codec.source import FORMATS, TAG_FORMATS, Source
 
 # decode(data, …) → what the form makes of it
 DecodeFunction: TypeAlias = Callable[..., Any]
@@ -104,6 +104,18 @@ def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
         return decode(*arguments)
 
     return decode_within_budget
+
+
+class Numbered(dict[int, Any]):
+    """What variants are by their numbers; one that there is not is an IndexError, as in a tuple."""
+
+    def __missing__(self, number: int) -> Any:
+        raise IndexError(number)
+
+
+def _by_number(node: Enum, values: Sequence[Any]) -> Sequence[Any] | Numbered:
+    """What is got by a variant's number: a tuple while the numbers are the places."""
+    return Numbered(zip(node.numbers, values, strict=True)) if node.numbered else tuple(values)
 
 
 class _Generator(Source):
@@ -442,22 +454,25 @@ class _Function:
         return name
 
     def plain_enum(self, node: Enum) -> str:
-        names = self.g.constant(tuple(name for name, _ in node.variants))
-        return f"{names}[{self.add('B' if node.tag == 1 else 'I', node.tag, 1)[0]}]"
+        names = self.g.constant(_by_number(node, [name for name, _ in node.variants]))
+        return f"{names}[{self.add(TAG_FORMATS[node.tag], node.tag, 1)[0]}]"
 
     def enum(self, node: Enum) -> None:
         """A table from the tag to the variant's function; None where the variant is its name alone."""
-        names = self.g.constant(tuple(name for name, _ in node.variants))
+        names = self.g.constant(_by_number(node, [name for name, _ in node.variants]))
         functions = [None if r.shape == "unit" else self.g.function(r) for _, r in node.variants]
         # The functions are defined by the same source, later: the table is filled when they exist.
         table = f"T_{self.name}"
-        self.g.functions.append(f"def {table}(): return ({', '.join(str(f) for f in functions)},)\n")
+        made = f"({', '.join(str(f) for f in functions)},)"
+        if node.numbered:
+            made = f"{self.g.constant(Numbered)}(zip({node.numbers}, {made}))"
+        self.g.functions.append(f"def {table}(): return {made}\n")
         self.g.constants.setdefault("TABLES", {})
-        self.line("t = b[o]")
+        self.line("t = b[o]" if node.tag == 1 else f"t, = {self.g.struct_call(TAG_FORMATS[node.tag])}(b, o)")
         self.line(f"n = {names}[t]")
         self.line(f"f = TABLES.get({table})")
         self.line(f"if f is None: f = TABLES[{table}] = {table}()")
         self.line("f = f[t]")
-        self.line("if f is None: return n, o + 1")
-        self.line("v, o = f(b, o + 1, L, d)")
+        self.line(f"if f is None: return n, o + {node.tag}")
+        self.line(f"v, o = f(b, o + {node.tag}, L, d)")
         self.line("return {n: v}, o")

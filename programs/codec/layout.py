@@ -178,16 +178,29 @@ class Record(Node):
 
 
 class Enum(Node):
-    __slots__ = ("tag", "variants")
+    """`tag` is the bytes of the number before a variant, `numbers` that number for each one: its place, unless the IDL says another."""
 
-    def __init__(self, variants: tuple[tuple[str, Record], ...], tag: int = 1) -> None:
-        self.variants = variants[: 1 << (8 * tag)] if tag == 1 else variants
+    __slots__ = ("numbers", "tag", "variants")
+
+    def __init__(
+        self, variants: tuple[tuple[str, Record], ...], tag: int = 1, numbers: tuple[int, ...] | None = None
+    ) -> None:
+        found: dict[int, tuple[str, Record]] = {}
+        for number, variant in zip(range(len(variants)) if numbers is None else numbers, variants, strict=True):
+            if 0 <= number < 1 << (8 * tag):
+                found.setdefault(number, variant)
+        self.numbers, self.variants = tuple(found), tuple(found.values())
         self.tag = tag
         super().__init__(None, height=1 + max((r.height for _, r in variants), default=0), align=tag)
         if variants and all(record.shape == "unit" for _, record in variants):
             self.size = tag
         # The largest static weight that one tag byte can bring.
         self.zero = max((record.zero for _, record in variants if record.shape != "unit"), default=0)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether some variant has another number than its place."""
+        return self.numbers != tuple(range(len(self.numbers)))
 
     @property
     def plain(self) -> bool:
@@ -307,13 +320,14 @@ class Resolver:
         match definition.body:
             case model.AliasBody(target):
                 return self._type(target, scope, mode, depth + 1)
-            case model.EnumBody(variants):
+            case model.EnumBody(variants, tag):
                 if mode == "c":
                     return self._c_enum(definition, variants)
+                if not variants:
+                    return self._broken(f"enum {definition.name!r} has no variants")
                 records = tuple((v.name, self._record(v.body, scope, mode, depth)) for v in variants)
-                return (
-                    self._keep(Enum(records)) if variants else self._broken(f"enum {definition.name!r} has no variants")
-                )
+                numbers = tuple(place if v.number is None else v.number for place, v in enumerate(variants))
+                return self._keep(Enum(records, tag, numbers))
             case body:
                 record = self._record(body, scope, mode, depth)
                 return self._keep(self._c_layout(record, definition) if mode == "c" else record)

@@ -145,9 +145,9 @@ class Reader:
     def enum(self, node: Enum, path: str) -> Any:
         start = self.offset
         tag = int.from_bytes(self.take(node.tag, path), "little")
-        if tag >= len(node.variants):
+        if tag not in node.numbers:
             raise InvalidValue(f"{tag} is not a variant, there are {len(node.variants)}", start, path)
-        name, body = node.variants[tag]
+        name, body = node.variants[node.numbers.index(tag)]
         if body.shape == "unit":
             return name
         return {name: self.read(body, f"{path}.{name}" if path else name)}
@@ -275,7 +275,7 @@ class Writer:
 
     def enum(self, node: Enum, value: Any, path: str) -> None:
         name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else value
-        for tag, (variant, body) in enumerate(node.variants):
+        for tag, (variant, body) in zip(node.numbers, node.variants, strict=True):
             if variant != name:
                 continue
             if isinstance(value, dict) == (body.shape == "unit"):

@@ -26,6 +26,9 @@ FORMATS = {
 }
 
 
+TAG_FORMATS = {1: "B", 2: "H", 4: "I"}
+
+
 class Source:
     """The source under construction: every layout that is not inlined becomes one function, made when it is first named.
 

@@ -100,7 +100,12 @@ def bodies(draw: st.DrawFn, definitions: list[str]) -> dict[str, Any]:
         return {"kind": "type", "alias": draw(types(definitions))}
     if kind == "enum":
         names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
-        return {"kind": "enum", "variants": [{"name": n, **draw(_fields(definitions))} for n in names]}
+        variants = [{"name": n, **draw(_fields(definitions))} for n in names]
+        if draw(st.integers(0, 3)):
+            return {"kind": "enum", "variants": variants}
+        numbers = draw(st.lists(st.integers(0, 255), min_size=len(names), max_size=len(names), unique=True))
+        numbered = [{**variant, "number": number} for variant, number in zip(variants, numbers, strict=True)]
+        return {"kind": "enum", "tag": draw(st.sampled_from([1, 2, 4])), "variants": numbered}
     if kind == "unit":
         return {"kind": "struct"}
     if kind == "tuple":
@@ -237,7 +242,8 @@ def oracle_body(body: dict[str, Any], value: Any, table: dict[str, Any]) -> byte
         inside = (
             b"" if isinstance(value, str) else oracle_body(body["variants"][index] | {"kind": ""}, value[name], table)
         )
-        return bytes([index]) + inside
+        number = body["variants"][index].get("number", index)
+        return number.to_bytes(body.get("tag", 1), "little") + inside
     fields = body.get("fields", [])
     if fields and isinstance(fields[0], dict) and "type" in fields[0]:
         return b"".join(oracle(f["type"], value[f["name"]], table) for f in fields)

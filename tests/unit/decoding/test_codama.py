@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from programs.codec import Unservable, compile_idl
+from programs.codec import InvalidValue, Unservable, compile_idl
 from programs.idl import IdlError, load_idl
 
 ADDRESS = "5zWF1MxmFNPhWMh1h8F5xHnRb6rrcwuQWMLKT1DyzWvT"
@@ -190,7 +190,8 @@ def idl_key() -> bytes:
         {"kind": "zeroableOptionTypeNode", "item": {"kind": "publicKeyTypeNode"}},
         {"kind": "remainderOptionTypeNode", "item": number("u8")},
         counted("arrayTypeNode", {"kind": "remainderCountNode"}, item=number("u8")),
-        {"kind": "enumTypeNode", "size": number("u32"), "variants": []},
+        {"kind": "enumTypeNode", "size": number("u32", "be"), "variants": []},
+        {"kind": "enumTypeNode", "size": number("u64"), "variants": []},
         {"kind": "definedTypeLinkNode", "name": "side", "program": {"kind": "programLinkNode", "name": "other"}},
         {"kind": "newTypeNode"},
     ],
@@ -239,6 +240,31 @@ def test_discriminators_however_they_are_given(kind: Any, value: Any, given: Any
     ]
     codec = compile_idl(load_idl(root))
     assert codec.decode_account(expected + b"\x05").data == {"x": 5}
+
+
+@pytest.mark.parametrize(("width", "tag"), [("u8", "0a"), ("u16", "0a00"), ("u32", "0a000000")])
+def test_a_variants_own_number_is_what_is_written(width: str, tag: str) -> None:
+    root = document()
+    side = root["program"]["definedTypes"][0]["type"]
+    side["size"] = number(width)
+    side["variants"][1]["discriminator"] = 10
+    root["program"]["events"][0]["data"]["type"] = struct(
+        field("side", {"kind": "definedTypeLinkNode", "name": "side"})
+    )
+    codec = compile_idl(load_idl(root))
+    data = bytes.fromhex("01020304" + tag + "07")
+    assert codec.decode_event(data).data == {"side": {"sell": {"at": 7}}}
+    assert codec.encode_event("placed", {"side": {"sell": {"at": 7}}}) == data
+    with pytest.raises(InvalidValue, match="1 is not a variant"):
+        codec.decode_event(bytes.fromhex("01020304" + tag.replace("0a", "01") + "07"))
+    assert codec.decode_event(bytes.fromhex("01020304" + tag.replace("0a", "00"))).data == {"side": "buy"}
+
+
+def test_two_variants_of_one_number_are_said() -> None:
+    root = document()
+    root["program"]["definedTypes"][0]["type"]["variants"][2]["discriminator"] = 0
+    problems = load_idl(root).problems
+    assert [(p.path, p.severity) for p in problems[1:]] == [("$.types[4].type.variants[2]", "error")]
 
 
 def test_what_nothing_tells_apart_is_said() -> None:

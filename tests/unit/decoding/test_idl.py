@@ -471,6 +471,8 @@ def test_a_discriminator_that_is_none_is_said_and_anchors_is_used(written: Any) 
         ("crate::SIZE * 2", 48),
         ("SIZE as u8 as usize", 24),
         ("A", None),
+        ("D0", None),
+        ("D25", 32),
         ("256 as u8", None),
         ("1 / 0", None),
         ("1 << 400", None),
@@ -485,7 +487,10 @@ def test_a_discriminator_that_is_none_is_said_and_anchors_is_used(written: Any) 
     ],
 )
 def test_constants_are_reckoned_or_left_alone(text: str, value: int | None) -> None:
-    assert constant_value(text, {"SIZE": "8 * THREE", "THREE": "3", "A": "B + 1", "B": "A"}) == value
+    constants = {"SIZE": "8 * THREE", "THREE": "3", "A": "B + 1", "B": "A"}
+    # Each names the next twice: two to the thirtieth looks, if all were taken.
+    doubling = {f"D{n}": f"D{n + 1} + D{n + 1}" for n in range(30)} | {"D30": "1"}
+    assert constant_value(text, constants | doubling) == value
 
 
 @pytest.mark.parametrize("length", ["SIZE", "SIZE * 2 - 8", {"defined": {"name": "SIZE"}}, {"generic": "SIZE"}])
@@ -620,3 +625,14 @@ def test_comments_and_last_commas_are_passed_over_and_said() -> None:
     assert compile_idl(idl).decode_event(b"\1\2\5").data == [5]
     with pytest.raises(IdlError, match="malformed"):
         load_idl(text + "x")
+
+
+@pytest.mark.parametrize(("last", "severity"), [("u8", "warning"), ("gone", "error")])
+def test_problems_beyond_the_bound_are_counted_and_an_error_among_them_is_one(last: str, severity: str) -> None:
+    fields = [{"name": "a", "type": "u8"}] * 1101 + [{"name": "z", "type": last}]
+    problems = load_idl(event(fields)).problems
+    assert len(problems) == 1001
+    more = 100 if severity == "warning" else 101
+    assert (problems[-1].path, problems[-1].message) == ("$", f"{more} more problems are not listed")
+    assert {p.severity for p in problems[:-1]} == {"warning"}
+    assert problems[-1].severity == severity
