@@ -183,6 +183,9 @@ class Sealer:
         self._tip = Slot(-1)
         # A notification may come after its slot was sealed, a forgery above all: it is judged against what was stored lately.
         self._stored: OrderedDict[str, tuple[Slot, str | None, tuple[str, ...] | None]] = OrderedDict()
+        # It holds all rows of a program above the first, but for slots up to the second.
+        self._since = dict(cursors)
+        self._forgotten = NOWHERE
         # Up to here the node was seen to have every block, in this round; and the rounds in a row in which it was not.
         self._whole_upto = NOWHERE
         self._holes = 0
@@ -225,6 +228,7 @@ class Sealer:
         if address in self._cursors:
             raise ValueError(f"{address} is sealed here already")
         self._cursors[address] = cursor
+        self._since[address] = cursor
         self.writes.admit(address, max(self._cursors.values()))
 
     def take_forgeries(self) -> list[Forgery]:
@@ -409,6 +413,12 @@ class Sealer:
         self, walks: Mapping[Address, SignatureWalk], target: Slot, tip: Slot
     ) -> Generator[Request, Reply, Unproven | Halted | None]:
         for address, walk in walks.items():
+            # What this sealer has sealed it knows: an entry there that it has no row of was missing in the list then, the very first one above all,
+            # which had nothing to join.
+            mine = max(self._since[address], self._forgotten)
+            for slot, signature in walk.beneath:
+                if slot > mine and signature not in self._stored:
+                    self.hints.give("list", slot, signature)
             if address in self._nothing_listed:
                 continue
             known = self._last_listed.get(address)
@@ -579,7 +589,8 @@ class Sealer:
             self._last_listed[address] = Held(0, Slot(raw.slot), raw.transaction_index, raw.signature, raw.err)
             self._nothing_listed.discard(address)
         while len(self._stored) > STORED_MAX:
-            self._stored.popitem(last=False)
+            _, (gone, *_) = self._stored.popitem(last=False)
+            self._forgotten = Slot(max(self._forgotten, gone))
         self._settle_heard(upper, rows, ahead)
         for slot in [slot for slot in self._blocks if slot <= upper]:
             del self._blocks[slot]

@@ -225,6 +225,32 @@ def test_a_ledger_that_cannot_be_read_proves_nothing() -> None:
     assert it.sealed == 9
 
 
+def test_a_first_list_that_was_cut_is_found_out_by_the_next_one() -> None:
+    """An empty ledger has no row that the list must reach."""
+    blocks = chain(10, 20, s12=[content(12, 0, "old")], s14=[content(14, 0, "new")])
+    node = Node(blocks, 20, bends={ListSignatures: lists("new")})
+    it, ledger = sealer(), Ledger()
+    assert drive(it.tick(), node, ledger) == Done(Slot(20), 1)
+    node.bends.clear()
+    node.blocks.update(chain(21, 22))
+    node.tip = 22
+    assert drive(it.tick(), node, ledger) == Done(Slot(22))
+    hint = it.hints.take(0.0)
+    assert hint is not None
+    assert (hint.kind, hint.slot, hint.signatures) == ("list", 12, {"old"})
+    assert it.hints.take(0.0) is None, "what this sealer has appended is no news"
+
+
+def test_rows_of_before_this_sealer_and_rows_that_it_forgot_are_no_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.core.sealer.STORED_MAX", 1)
+    blocks = chain(0, 20, s8=[content(8, 0, "last")], s12=[content(12, 0, "a")], s14=[content(14, 0, "b")])
+    it, ledger = sealer(), Ledger(held=[(A, held_row(1, 8, "last"))])
+    drive(it.tick(), Node(blocks, 20), ledger)
+    drive(it.tick(), Node({**blocks, **chain(21, 22)}, 22), ledger)
+    assert it.sealed == 22
+    assert it.hints.take(0.0) is None
+
+
 def test_what_the_list_names_in_a_sealed_slot_is_a_hint() -> None:
     blocks = {**BLOCKS, 9: [content(9, 0, "missed")]}
     _, _, it = tick(Node(blocks, 20), LAST)
