@@ -37,6 +37,7 @@ from indexer.core.protocol import (
     Halted,
     Held,
     Listed,
+    Outcome,
     Pause,
     Range,
     ReadLedger,
@@ -316,13 +317,23 @@ class Auditor:
 
     def follow(self, hint: Hint, hints: Hints, sealed: Mapping[Address, Slot], commitment: Commitment) -> Routine:
         """`examine` a slot for a hint that was taken, and say what came of it."""
+        routine = self.examine(hint.slot, hint.signatures, sealed, commitment)
+        reply: Reply = None
+        outcome: Outcome | None = None
         try:
-            outcome = yield from self.examine(hint.slot, hint.signatures, sealed, commitment)
+            while outcome is None:
+                try:
+                    request = routine.send(reply)
+                except StopIteration as stop:
+                    outcome = stop.value
+                else:
+                    reply = yield request
         except GeneratorExit:
             hints.again(hint)
             raise
+        assert outcome is not None
         if isinstance(outcome, Unproven):
-            hints.again(hint)
+            hints.again(hint, answered=not isinstance(reply, Failure) or reply.code is not None)
         elif isinstance(outcome, Halted):
             hints.drop(hint)  # the node has forgotten the block: nobody can tell any more
         else:

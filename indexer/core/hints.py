@@ -90,9 +90,9 @@ class Hints:
                 return hint
         return None
 
-    def again(self, hint: Hint) -> None:
-        """Its block could not be had; it is tried some times more."""
-        self._attempts[hint.slot] += 1
+    def again(self, hint: Hint, answered: bool = True) -> None:
+        """Its block could not be had; it is tried some times more. What nobody `answered` is no try: it says nothing of the slot."""
+        self._attempts[hint.slot] += answered
         if self._attempts[hint.slot] >= ATTEMPTS_MAX or len(self._waiting) >= WAITING_MAX:
             self.drop(hint)
             return

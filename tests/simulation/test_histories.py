@@ -39,10 +39,10 @@ def test_the_ledger_tells_the_truth(part: int) -> None:
 # no block was served of the next 16 slots, for all of them had died, nothing was sealed any more. 8053: a hint from before the ledger's first slot
 # was followed. 19245: a block that was read for a program that had been added settled what was said of another one.
 # 9124, 10625: the oracle, which demanded what a writer could not know: that a commit whose answer was lost had succeeded, where no commit is possible
-# any more; and a late notification before any round of the sealer that hears the socket.
+# any more; and a late notification before any round of the sealer that hears the socket. 17384: a hint was used up by refusals of the rate.
 @pytest.mark.parametrize(
     "seed",
-    [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626, 6540, 2692, 2950, 9873, 8053, 19245, 9124, 10625],
+    [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626, 6540, 2692, 2950, 9873, 8053, 19245, 9124, 10625, 17384],
 )
 def test_seeds_that_once_failed(seed: int) -> None:
     simulate(seed)

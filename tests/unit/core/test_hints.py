@@ -281,6 +281,20 @@ def test_a_block_that_is_not_served_is_asked_for_again_later() -> None:
     assert len(hints) == 1
 
 
+def test_a_hint_is_not_used_up_while_nobody_answers() -> None:
+    """Found by the simulator, seed 17384: a provider that limited the rate four times."""
+    blocks = chain(0, 20, s12=[content(12, 0, "x")])
+    watcher, hints, ledger = Auditor({A: S(9)}), Hints({"notification": 100, "account": 1, "list": 1}), Ledger()
+    hints.give("notification", S(12), "x")
+    down = Node(blocks, 20, bends={GetBlock: lambda r, n: Failure("HTTP 429")})
+    for node in [down] * 10 + [Node(blocks, 20)]:
+        hint = hints.take(0.0)
+        assert hint is not None
+        outcome = drive(watcher.follow(hint, hints, {A: S(20)}, "confirmed"), node, ledger)
+    assert outcome == Done(S(12), late=1)
+    assert (len(hints), hints.tally.dropped["notification"]) == (0, 0)
+
+
 def test_a_pruned_block_is_given_up() -> None:
     node = Node(chain(0, 20), 20, bends={GetBlock: lambda r, n: Failure("cleaned up", BLOCK_CLEANED_UP)})
     outcome, _, hints = follow(node, Ledger(), Hint("notification", S(12), frozenset({"x"})))
