@@ -52,8 +52,6 @@ from schema.db import aconnect, connect
 from schema.lease import Lease
 
 LEASE_TTL_S = 10.0
-# The niceness of a process that works on old slots.
-BEHIND_OTHERS = 10
 UNPROVEN_S_MAX = 60.0
 NOT_THERE = "not in the finalized chain (replay)"
 OTHER_CONTENTS = "the finalized chain has other contents (replay)"
@@ -87,12 +85,6 @@ class _Session:
     lease: Lease
     rpc: RpcClient
     state: ledger.LedgerState
-
-
-def stand_back() -> None:
-    """Let every other process of this machine go before this one, a daemon above all. For a process that does nothing but old slots."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, max(BEHIND_OTHERS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 async def backfill(settings: Settings, first: int | None, last: int | None, progress: Progress) -> Result:

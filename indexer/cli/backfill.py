@@ -23,9 +23,8 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was done."""
     from indexer.cli.slots import emit, over_range
-    from indexer.history import backfill, stand_back
+    from indexer.history import backfill
 
-    stand_back()
     result = over_range("backfill", args, backfill)
     if result.slot_first is None:
         words = "nothing to seal: what was asked for is sealed already, or left to live sealing"

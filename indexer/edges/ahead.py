@@ -5,7 +5,8 @@ plans are still committed one after the other, each in its transaction, so what 
 the routine's memory is ahead of the ledger and must be thrown away: `NotAppended` says so.
 
 Live first: while a daemon follows the tip, each append is followed by a rest. An append holds the lock of the ledger's end, and the machine
-besides; without rests the next one would take both again before a seal of the tip had its turn.
+besides; without rests the next one would take both again before a seal of the tip had its turn. The process is not made nice to others: on a
+machine that is full it would hold that lock for as long as it waits for its turn, and the daemon would wait with it.
 """
 
 from __future__ import annotations

@@ -244,7 +244,6 @@ def main() -> None:
     collect_seldom()
     if arguments.join is not None:
         dsn, url, slots, start = arguments.join
-        history.stand_back()
         print(json.dumps(run(dsn, url, int(slots), int(start))))
         return
     slots = max(1, arguments.rows // BATCH_ROWS)
