@@ -449,7 +449,10 @@ class AppendsTwice(Auditor):
 
 
 class RetractsTheShared(Auditor):
-    """A row that one program lacks is taken from the other too."""
+    """A row that one program lacks is taken from the other too, and the block is not asked."""
+
+    def _keep_replaced(self, findings: Any, place: Any, block: Any) -> bool:
+        return False
 
     def _truly_foreign(self, findings: Any) -> Routine:
         findings.replaced.update(p for p, row in findings.foreign.items() if (row.slot, row.signature) in findings.late)
