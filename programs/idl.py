@@ -422,6 +422,7 @@ class _Reader:
         return not any(isinstance(entry, dict) and "discriminator" in entry for entry in entries)
 
     def _problem(self, path: str, message: str, severity: Severity = "error") -> None:
+        path = _place(path)
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(IdlProblem(path, message, severity))
             return
@@ -717,11 +718,11 @@ class _Reader:
             return Generic(name)
         if name in self.declared:
             self._problem(path, f"type {name!r} is written without `defined`", "warning")
-            return Defined(name, path=path)
+            return Defined(name, path=_place(path))
         written = rust_type(name, PRIMITIVE_SPELLINGS) if _RUST_TEXT.search(name) else None
         if written is not None:
             self._problem(path, f"type {name!r} is written as Rust would, not as an IDL does", "warning")
-            return self._type(written, path, scope, depth + 1)
+            return self._type(written, path + _IN_TEXT, scope, depth + 1)
         return self._unusable(path, f"unknown type {name!r}")
 
     def _tuple(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef:
@@ -762,11 +763,11 @@ class _Reader:
         if not given and name not in self.declared and _RUST_TEXT.search(name):
             written = rust_type(name, PRIMITIVE_SPELLINGS)
             if written is not None:
-                return self._type(written, path, scope, depth)
+                return self._type(written, path + _IN_TEXT, scope, depth)
         if not isinstance(given, list):
             return self._unusable(f"{path}.generics", f"expected a list, found {_kind(given)}")
         arguments = (self._argument(entry, f"{path}.generics[{i}]", scope, depth) for i, entry in enumerate(given))
-        return Defined(name, tuple(arguments), path)
+        return Defined(name, tuple(arguments), _place(path))
 
     def _argument(self, value: Any, path: str, scope: frozenset[str], depth: int) -> TypeRef | ConstArgument:
         """Whether an argument is a type or a constant is settled where the parameter is known: here only what is
@@ -788,7 +789,7 @@ class _Reader:
 
     def _unusable(self, path: str, message: str) -> Unusable:
         self._problem(path, message)
-        return Unusable(f"{message} ({path})")
+        return Unusable(f"{message} ({_place(path)})")
 
     # -- accounts, events, instructions --
 
@@ -820,22 +821,12 @@ class _Reader:
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}
         names: dict[str, str] = {}
-        whole = {layout.discriminator: layout.name for layout in reversed(found)}
         for layout in found:
             other = first.setdefault(layout.discriminator, layout.name)
             if other != layout.name:
                 self._problem(
                     layout.path,
                     f"{what} {layout.name!r} has the discriminator of {other!r}; bytes that begin with it are read as {other!r}",
-                )
-            shorter = next(
-                (p for n in range(1, len(layout.discriminator)) if (p := layout.discriminator[:n]) in whole), None
-            )
-            if shorter is not None:
-                self._problem(
-                    layout.path,
-                    f"the discriminator of {what} {layout.name!r} begins with that of {whole[shorter]!r}; the longer one is tried first",
-                    "warning",
                 )
             twin = names.setdefault(folded(layout.name), layout.name)
             if twin != layout.name:
@@ -1057,6 +1048,14 @@ def _is_named_field(entry: Any) -> bool:
 
 def _unnamed(entry: Any) -> Any:
     return entry["type"] if isinstance(entry, dict) and set(entry) <= {"type", "docs"} and "type" in entry else entry
+
+
+# Behind it a path goes on inside the text of a type, where JSON has no places: what is wrong there is wrong with the text.
+_IN_TEXT = "\0"
+
+
+def _place(path: str) -> str:
+    return path.partition(_IN_TEXT)[0]
 
 
 def _kind(value: Any) -> str:

@@ -593,18 +593,22 @@ def test_two_accounts_of_one_name_hide_nothing() -> None:
     ]
 
 
-def test_discriminators_that_begin_alike_and_addresses_that_are_none_are_said() -> None:
-    types = [{"name": n, "type": {"kind": "struct"}} for n in "AB"]
+def test_an_address_that_is_none_is_said() -> None:
     accounts = [{"name": "a", "address": "nowhere"}, {"name": "b", "address": "11111111111111111111111111111111"}]
-    idl = load_idl(
-        new(
-            types,
-            events=[{"name": "A", "discriminator": [1, 2]}, {"name": "B", "discriminator": [1]}],
-            instructions=[{"name": "do", "discriminator": [9], "args": [], "accounts": accounts}],
-        )
-    )
-    assert said(idl) == [("$.events[0]", "warning"), ("$.instructions[0].accounts[0].address", "warning")]
+    idl = load_idl(new([], instructions=[{"name": "do", "discriminator": [9], "args": [], "accounts": accounts}]))
+    assert said(idl) == [("$.instructions[0].accounts[0].address", "warning")]
     assert [a.address for a in idl.instructions[0].accounts] == [None, "11111111111111111111111111111111"]
+
+
+def test_what_is_wrong_in_the_text_of_a_type_is_wrong_where_the_text_stands() -> None:
+    fields = [{"name": "a", "type": {"vec": {"defined": "Option<(u8, Gone<u8>)>"}}}, {"name": "b", "type": "[Gone; N]"}]
+    idl = load_idl(event(fields))
+    assert sorted(said(idl)) == [
+        ("$.types[0].type.fields[0].type.vec.defined", "error"),
+        ("$.types[0].type.fields[1].type", "error"),
+        ("$.types[0].type.fields[1].type", "warning"),
+    ]
+    assert all("\0" not in reason for _, _, reason in compile_idl(idl).unservable())
 
 
 def test_a_name_that_no_database_holds_is_served_under_another() -> None:
