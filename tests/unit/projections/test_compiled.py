@@ -173,3 +173,65 @@ def test_a_put_without_its_columns_is_refused_the_second_time_too() -> None:
     for _ in range(2):
         with pytest.raises(ProjectionError, match="put without"):
             rows.apply(lambda rows, event: rows.things.put("k", flag=True), event, [("things", ("k",))])
+
+
+class Text(str):
+    """Not quite a str: no key."""
+
+    __slots__ = ()
+
+
+_KEYS: dict[str, dict[str, Any]] = {
+    "One": {"things": "a"},
+    "Two": {"things": "a", "others": "b'\"{0}"},
+    "Same": {"things": ("a", "b'\"{0}")},
+    "Inside": {"things": "in.a", "others": "a"},
+    "Pair": {"pairs": "a,n"},
+    "None": {},
+}
+_fields = st.one_of(st.text("ab", max_size=2), st.sampled_from([None, 1, True, b"a", ["a"], {"a": "a"}, Text("a")]))
+_data = st.one_of(
+    st.dictionaries(st.sampled_from(["a", "b'\"{0}", "n", "in"]), _fields, max_size=4),
+    st.sampled_from(["text", ["list"], None, 1]),
+)
+
+
+class Watched(MemoryStore):
+    """Tells which keys were asked for."""
+
+    asked: Any = None
+
+    def load(self, wanted: Any) -> None:
+        self.asked = {event: list(keys) for event, keys in wanted.items()}
+        super().load(wanted)
+
+
+def keyed(events: list[tuple[str, Any]]) -> str:
+    """What is loaded for events of such data, and how each is refused."""
+    text = sa.Column("key", sa.Text, primary_key=True)
+    number = sa.Column("n", sa.BigInteger, primary_key=True)
+    tables = [sa.Table(name, sa.MetaData(), text._copy()) for name in ("things", "others")]
+    tables.append(sa.Table("pairs", sa.MetaData(), text._copy(), number))
+    projection = Projection(name="keyed", version=1, tables=tuple(tables))
+    for name, keys in _KEYS.items():
+        projection.on(name, **keys)(lambda rows, event: None)
+    store = Watched(projection)
+    made = [Event(n, n, 0, 0, f"s{n}", None, "p", name, data) for n, (name, data) in enumerate(events)]
+    return repr((fold(projection, store, made, set()), store.asked, store.held))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from(sorted(_KEYS)), _data), max_size=4))
+def test_compiled_keys_are_those_that_are_looked_at_one_by_one(events: list[tuple[str, Any]]) -> None:
+    compiled = keyed(events)
+    with patch("projections.model._compiled_keys", lambda keys: never):
+        assert keyed(events) == compiled
+
+
+def test_plain_addresses_take_the_compiled_way() -> None:
+    data = {"a": "x", "b'\"{0}": "y"}
+    projection = Projection(
+        name="keyed", version=1, tables=(sa.Table("things", sa.MetaData(), sa.Column("k", sa.Text, primary_key=True)),)
+    )
+    projection.on("Two", things=("a", "b'\"{0}"))(lambda rows, event: None)
+    assert projection.handlers["Two"].quick(data) == [("things", ("x",)), ("things", ("y",))]
