@@ -42,7 +42,30 @@ def test_the_ledger_tells_the_truth(part: int) -> None:
 # any more; and a late notification before any round of the sealer that hears the socket. 17384: a hint was used up by refusals of the rate.
 @pytest.mark.parametrize(
     "seed",
-    [16, 36, 43, 116, 157, 2050, 3030, 3658, 4908, 79, 213, 398, 626, 6540, 2692, 2950, 9873, 8053, 19245, 9124, 10625, 17384],
+    [
+        16,
+        36,
+        43,
+        116,
+        157,
+        2050,
+        3030,
+        3658,
+        4908,
+        79,
+        213,
+        398,
+        626,
+        6540,
+        2692,
+        2950,
+        9873,
+        8053,
+        19245,
+        9124,
+        10625,
+        17384,
+    ],
 )
 def test_seeds_that_once_failed(seed: int) -> None:
     simulate(seed)
