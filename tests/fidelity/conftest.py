@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,15 @@ def world(request: pytest.FixtureRequest) -> World:
 
 # --- Node's clients --------------------------------------------------------------------------------------------------
 
+# They wait for finality on a real node, up to half a minute each. What it said is recorded, and the development node is held against that each time.
+_SLOW = (
+    "what_ran_before_is_told_where_others_listened",
+    "too_much_in_fragments",
+    "a_landed_signature_at_every_commitment",
+    "what_ran_before_is_not_told",
+    "accounts_that_leave_a_program",
+)
+_IS_WHOLE = os.environ.get("FIDELITY") == "whole"
 _CLIENTS = Path(__file__).parent / "node_clients"
 _STAMP = _CLIENTS / "node_modules" / ".installed"
 _CLIENT_NAMES = "@solana/web3.js, @solana/kit and @coral-xyz/anchor"
@@ -67,6 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == here:
             item.add_marker("alone")
+            if VALIDATOR and not _IS_WHOLE and item.name in {f"test_scenarios[validator-{name}]" for name in _SLOW}:
+                item.add_marker(pytest.mark.skip(reason="over 5 s on a real node: run with FIDELITY=whole"))
     items.sort(key=lambda item: (item.path.parent == here, item.path.name == "test_clients.py"))
 
 
