@@ -355,7 +355,9 @@ def one_of_two_sockets_is_closed(world: World) -> Any:
         with socket(world) as one:
             number = one.subscribe("logsSubscribe", speaker, _MENTIONS)
             shared = other.subscribe("logsSubscribe", speaker, _MENTIONS) == number
-        return {"shared": shared, "heard": len(_heard(other, world.post(spoken(world, words(world))), 1))}
+        heard = _heard(other, world.post(spoken(world, words(world))), 1)
+        # Under how many numbers, not how often: the real node, when busy, was seen to tell of one transaction hundreds of times.
+        return {"shared": shared, "heard": len(set(heard))}
 
 
 @_scenario
