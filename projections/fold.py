@@ -81,21 +81,14 @@ def fold(
         on = handlers.get(event.name)  # type: ignore[arg-type]
         if on is None:
             continue
-        wrong = None
+        mine, wrong = [], None
         try:
-            mine = on.quick(event.data)  # type: ignore[union-attr]
-        except Exception:
-            mine = None
-        if mine is None:
-            # Something about a field: looked at one by one, it is left out or named.
-            mine = []
-            try:
-                for wanted in on.keys:
-                    key = wanted.key(event)  # type: ignore[arg-type]
-                    if key is not None:
-                        mine.append((wanted.table, key))
-            except Exception as error:
-                wrong = _line(error)
+            for wanted in on.keys:
+                key = wanted.key(event)  # type: ignore[arg-type]
+                if key is not None:
+                    mine.append((wanted.table, key))
+        except Exception as error:
+            wrong = _line(error)
         keys.setdefault(event.name, []).extend(mine)  # type: ignore[arg-type]
         batch.append((event, on.handler, mine, wrong))
     store.load(keys)

@@ -157,26 +157,8 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _On:
-    """A handler, the rows that its event needs, and what finds their keys in an event as nearly all are: see `_compiled_keys`."""
-
     handler: Handler
     keys: tuple[_Wanted, ...]
-    quick: Callable[[Any], list[tuple[str, Key]] | None]
-
-
-def _compiled_keys(keys: Sequence[_Wanted]) -> Callable[[Any], list[tuple[str, Key]] | None]:
-    """From an event's data to the table and key of each row, where every field is there and is text that its column takes; None or any
-    exception where the fields have to be looked at one by one. One call instead of one a key: it runs for every event there is."""
-    if any(len(w.paths) != 1 or "." in w.paths[0] or not w.columns[0].plain_text for w in keys):
-        return lambda data: None
-    texts = [f"v{place}" for place in range(len(keys))]
-    body = [f"{text} = data[{wanted.paths[0]!r}]" for text, wanted in zip(texts, keys, strict=True)]
-    body += [f"if {text}.__class__ is not str: return None" for text in texts]
-    pairs = ", ".join(f"({wanted.table!r}, ({text},))" for text, wanted in zip(texts, keys, strict=True))
-    scope: dict[str, Any] = {}
-    exec("def made(data):\n" + "".join(f"    {line}\n" for line in [*body, f"return [{pairs}]"]), scope)
-    made: Callable[[Any], list[tuple[str, Key]] | None] = scope["made"]
-    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +238,7 @@ class Projection:
             found = impurity(handler)
             if found is not None:
                 raise ProjectionError(f"{event}: the handler {found}; take times and values from the event instead")
-            self.handlers[event] = _On(handler, wanted, _compiled_keys(wanted))
+            self.handlers[event] = _On(handler, wanted)
             return handler
 
         return register
