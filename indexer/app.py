@@ -567,20 +567,21 @@ class Daemon:
             metrics.SEALED_SLOT.labels(program=program.name).set(sealed)
             metrics.SEALED_LAG_SLOTS.labels(program=program.name).set(max(0, tip - sealed))
 
+    def _audit_pause(self, finalized: Slot) -> float:
+        """Seconds to the next comparison. Calls are billed: while every row was compared, half as often is enough."""
+        return self.settings.finality_poll_s * (1 if finalized < self._newest_row else 2)
+
     async def _finality(self, driver: Driver, auditor: Auditor, sealer: Sealer, database: PostgresLedger) -> None:
         """Hints as they come, and every `finality_poll_s` the finalized chain. One after the other: both append late rows."""
         report = AuditReporter()
-        pause = due = self.settings.finality_poll_s
-        due += time.monotonic()
+        due = time.monotonic() + self.settings.finality_poll_s
         while True:
             await asyncio.sleep(max(0.0, min(HINTS_POLL_S, due - time.monotonic())))
             hint = sealer.hints.take(time.monotonic())
             if hint is not None:
                 await self._follow(driver, auditor, sealer, hint)
             if time.monotonic() >= due:
-                # Calls are billed: while every row was compared, half as often is enough.
-                waiting = auditor.finalized < self._newest_row
-                due = time.monotonic() + pause * (1 if waiting else 2)
+                due = time.monotonic() + self._audit_pause(auditor.finalized)
                 await self._audit(driver, auditor, sealer, database)
             report.publish(auditor, sealer.hints)
 

@@ -6,7 +6,7 @@ lacks is there all the same; getTransaction names the slot.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from indexer.core.protocol import (
     METHOD_NOT_FOUND,
@@ -20,36 +20,34 @@ from indexer.core.protocol import (
     Row,
     Slot,
     Unproven,
+    why_not,
 )
 
 TOGETHER_MAX = 50
-Told = dict[str, Slot]
+# What is wrong about a signature's slot, in words; None: nothing.
+Judge = Callable[[str, Slot], str | None]
 
 
 def elsewhere(rows: Iterable[Row], commitment: Commitment) -> Generator[Request, Reply, Unproven | None]:
     """Unproven when the node holds one of the rows, which a block showed, in another slot. One that it does not know is the block's word alone."""
     shown = {row.raw.signature: Slot(row.raw.slot) for row in rows}
-    told = yield from _ask(list(shown), commitment)
-    if isinstance(told, Unproven):
-        return told
-    for signature, slot in told.items():
-        if slot != shown[signature]:
-            return Unproven(
-                f"the block of slot {shown[signature]} shows {signature}, which the node holds in slot {slot}"
-            )
-    return None
+
+    def wrong(signature: str, slot: Slot) -> str | None:
+        at = shown[signature]
+        return None if slot == at else f"the block of slot {at} shows {signature}, which the node holds in slot {slot}"
+
+    return (yield from _asked(list(shown), commitment, wrong))
 
 
 def still_there(rows: Iterable[Held], commitment: Commitment) -> Generator[Request, Reply, Unproven | None]:
     """Unproven when the node holds one of the rows, which its block lacked, in that very slot."""
     lacked = {row.signature: row.slot for row in rows}
-    told = yield from _ask(list(lacked), commitment)
-    if isinstance(told, Unproven):
-        return told
-    for signature, slot in told.items():
-        if slot == lacked[signature]:
-            return Unproven(f"the block of slot {slot} lacks {signature}, which the node holds there")
-    return None
+
+    def wrong(signature: str, slot: Slot) -> str | None:
+        is_there = slot == lacked[signature]
+        return f"the block of slot {slot} lacks {signature}, which the node holds there" if is_there else None
+
+    return (yield from _asked(list(lacked), commitment, wrong))
 
 
 def passed_over(
@@ -57,26 +55,27 @@ def passed_over(
 ) -> Generator[Request, Reply, Unproven | None]:
     """Unproven when the node holds one of the places that a list names, though a chain of blocks, each the parent of the next, has none there."""
     named = {signature: slot for slot, signature in places}
-    told = yield from _ask(list(named), commitment)
-    if isinstance(told, Unproven):
-        return told
-    for signature, slot in told.items():
-        if slot == named[signature]:
-            return Unproven(f"the chain of blocks passes over slot {slot}, in which the node holds {signature}")
-    return None
+
+    def wrong(signature: str, slot: Slot) -> str | None:
+        is_there = slot == named[signature]
+        return f"the chain of blocks passes over slot {slot}, in which the node holds {signature}" if is_there else None
+
+    return (yield from _asked(list(named), commitment, wrong))
 
 
-def _ask(signatures: Sequence[str], commitment: Commitment) -> Generator[Request, Reply, Told | Unproven]:
-    told: Told = {}
+def _asked(
+    signatures: Sequence[str], commitment: Commitment, wrong: Judge
+) -> Generator[Request, Reply, Unproven | None]:
     for start in range(0, len(signatures), TOGETHER_MAX):
         part = signatures[start : start + TOGETHER_MAX]
         reply = yield GetTransactions(tuple(part), commitment)
         if isinstance(reply, Failure) and reply.code == METHOD_NOT_FOUND:
-            return {}  # a proxy that lets few methods through: what can't be asked can't hold the seal
+            return None  # a proxy that lets few methods through: what can't be asked can't hold the seal
         if not isinstance(reply, tuple):
-            why = reply.message if isinstance(reply, Failure) else "unexpected answer"
-            return Unproven(f"{part[0]} can't be asked for by its name: {why}")
+            return Unproven(f"{part[0]} can't be asked for by its name: {why_not(reply)}")
         for signature, content in zip(part, reply, strict=True):
             if isinstance(content, Content) and content.raw.signature == signature:
-                told[signature] = Slot(content.raw.slot)
-    return told
+                words = wrong(signature, Slot(content.raw.slot))
+                if words is not None:
+                    return Unproven(words)
+    return None

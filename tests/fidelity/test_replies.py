@@ -17,6 +17,7 @@ from tests.fidelity.known import KNOWN, Known, differences, unexpected
 from tests.fidelity.recorded import CALLS, GROUPS
 from tests.fidelity.world import World
 
+_heard: dict[str, dict[str, Any]] = {}
 _METHODS = sorted({call.method for call in CALLS})
 
 
@@ -28,6 +29,13 @@ def _wrong(world: World, request: str, expected: Any, got: Any) -> list[str]:
 
 def _none(lines: list[str]) -> None:
     assert not lines, f"{len(lines)} differences\n" + "\n".join(lines)
+
+
+def _newcomers(world: World) -> dict[str, Any]:
+    """Heard once a node: each conversation waits for silence."""
+    if world.node.rpc_url not in _heard:
+        _heard[world.node.rpc_url] = newcomers.all_heard(world, recorded.load("newcomers"))
+    return _heard[world.node.rpc_url]
 
 
 @pytest.mark.parametrize("method", _METHODS)
@@ -70,12 +78,17 @@ def test_harmed_requests(world: World, ask: Callable[[World], dict[str, Any]]) -
 
 @pytest.mark.parametrize("name", sorted(scenarios.SCENARIOS))
 def test_scenarios(world: World, name: str) -> None:
-    _none(_wrong(world, name, recorded.load("scenarios")[name], scenarios.SCENARIOS[name](world)))
+    expected, wrong = recorded.load("scenarios")[name], [""]
+    # A real node tells now and then of one transaction hundreds of times, or in two slots. What it does in one play of three it still does.
+    plays = 1 if world.node.handle is not None else 3
+    while wrong and plays:
+        wrong, plays = _wrong(world, name, expected, scenarios.SCENARIOS[name](world)), plays - 1
+    _none(wrong)
 
 
 def test_newcomers(world: World) -> None:
     wrong, expected = [], recorded.load("newcomers")
-    for name, reply in newcomers.all_heard(world, expected).items():
+    for name, reply in _newcomers(world).items():
         wrong += _wrong(world, f"newcomer: {name}", expected[name], reply)
     _none(wrong)
 
@@ -95,9 +108,8 @@ def test_every_known_difference_is_one_and_has_its_row(devnode_world: World) -> 
         unexpected(frame, recorded.load("frames")[frame], sockets.reply_to_frame(devnode_world, frame), used)
     scenario = scenarios.too_much_in_fragments
     unexpected(scenario.__name__, recorded.load("scenarios")[scenario.__name__], scenario(devnode_world), used)
-    newcomers_heard = recorded.load("newcomers")
-    for name, reply in newcomers.all_heard(devnode_world, newcomers_heard).items():
-        unexpected(f"newcomer: {name}", newcomers_heard[name], reply, used)
+    for name, reply in _newcomers(devnode_world).items():
+        unexpected(f"newcomer: {name}", recorded.load("newcomers")[name], reply, used)
     idle = [known for known in KNOWN if known not in used]
     assert not idle, f"no difference any more, take it out: {idle}"
     table = (Path(devnode.__file__).parent / "README.md").read_text()

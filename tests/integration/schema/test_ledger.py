@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from indexer.core.protocol import Address, Range, SealPlan, Slot
+from indexer.edges import ahead
+from indexer.edges.ahead import AheadLedger
+from indexer.edges.ledger import TipClock
 from programs import base58
 from schema import db as database
 from schema import lease as leases
@@ -198,6 +203,53 @@ def test_a_paused_writer_that_lost_its_lease_cannot_commit(db: str, inside_copy:
     with database.connect(db) as conn:
         assert reads.head(conn) == 6
         assert conn.execute("SELECT count(*), count(DISTINCT signature) FROM ledger.transactions").fetchone() == (6, 6)
+
+
+def test_a_backfill_sees_whether_a_daemon_leads(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it stands back beside one, and does not without."""
+    rests = []
+
+    async def rest(_: AheadLedger, seconds: float) -> None:
+        rests.append(seconds)
+
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        behind = await leases.acquire(conn, "backfill", "b", 30)
+        assert behind is not None
+        backfill = AheadLedger(db, behind, {Address(ADDRESS): 1}, TipClock())
+        for slot, leads in ((1, True), (2, False)):
+            if not leads:
+                await leases.release(conn, lease)
+            span = Range(Address(ADDRESS), Slot(slot), Slot(slot))
+            await backfill.append(SealPlan((span,), (), Slot(slot), "finalized"))
+            await backfill.settle()
+            assert bool(rests) is leads
+            rests.clear()
+        await backfill.close()
+        await conn.close()
+
+    monkeypatch.setattr(AheadLedger, "_rest", rest)
+    monkeypatch.setattr(ahead, "LOOK_S", 0.0)
+    asyncio.run(play())
+
+
+def test_a_batch_may_be_on_its_way_where_the_server_is_on_this_machine(db: str) -> None:
+    """A Unix socket holds more once a batch was appended; of TCP the kernel decides itself."""
+
+    def room(conn: psycopg.AsyncConnection) -> tuple[int, int]:
+        with socket.socket(fileno=os.dup(conn.pgconn.socket)) as same:
+            return same.family, same.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    async def play() -> None:
+        conn, lease = await _writer(db)
+        async with conn:
+            _, prepared = make_rows(random.Random(1), range(100), 3)
+            family, before = room(conn)
+            await ledger.append_seal(conn, lease, [SealRange(1, 0, 99)], prepared)
+            assert len(prepared) > 128
+            assert family != socket.AF_UNIX or room(conn)[1] > before
+
+    asyncio.run(play())
 
 
 def test_nobody_takes_a_lease_that_is_good(db: str) -> None:

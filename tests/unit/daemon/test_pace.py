@@ -1,4 +1,4 @@
-"""When the sealing loop goes on: with the socket's contents after two slots, for the calls' sake."""
+"""When the loops go on: with the socket's contents sealing waits for two slots, and without rows the comparison rests, for the calls' sake."""
 
 from __future__ import annotations
 
@@ -86,3 +86,14 @@ def test_contents_that_are_fetched_wait_for_nothing(monkeypatch: pytest.MonkeyPa
         await asyncio.wait_for(wake, 30)
 
     asyncio.run(play())
+
+
+def test_the_comparison_rests_while_no_row_waits_for_it() -> None:
+    it = daemon(trust=False)
+    it._newest_row = 10
+    poll = it.settings.finality_poll_s
+    assert (it._audit_pause(Slot(9)), it._audit_pause(Slot(10)), it._audit_pause(Slot(11))) == (
+        poll,
+        2 * poll,
+        2 * poll,
+    )
