@@ -30,7 +30,8 @@ def test_a_file_that_holds_no_key_is_refused_without_showing_it(
     assert main(["join", ADDRESS, "--keypair", str(file)]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: keypair: ")
-    assert "222" not in shown
+    # The folder of a test may hold any number.
+    assert "222" not in shown.replace(str(file), "")
     assert shown.count("\n") == 1
 
 
