@@ -87,6 +87,11 @@ class Dice:
         # the details of a strike come from the same stream. 0: not thrown yet.
         self._left = dict.fromkeys(self._chances, 0)
 
+    def calm_down(self) -> None:
+        """No fault strikes from here on; the chain goes on."""
+        self.calm = True
+        self._left = {FILLED: self._left[FILLED]}
+
     def on(self, name: str) -> bool:
         """Whether this fault can strike in this history at all."""
         return name in self._chances
@@ -101,7 +106,11 @@ class Dice:
     def strike(self, name: str) -> bool:
         """Throw; a strike is counted and recorded. Ask only where the fault would have an effect."""
         left = self._left.get(name)
-        if left is None or (self.calm and name != FILLED):
+        # Thousands of throws a history, and nearly all of them end in one of these two lines.
+        if left is None:
+            return False
+        if left > 1:
+            self._left[name] = left - 1
             return False
         if left == 0:
             left = self._until_strike(name)

@@ -463,7 +463,7 @@ class Simulation:
 
     def _settle(self) -> None:
         """The storm is over: the network is kind, time goes on, sleepers wake, and everything must come right."""
-        self.dice.calm = True
+        self.dice.calm_down()
         for _, sleeper in list(self._sleepers):
             self._act_until_refused(sleeper)
         for _ in range(FINALIZED_DISTANCE + 8):
