@@ -223,12 +223,7 @@ class Settings(BaseSettings):
     @field_validator("rpc_url")
     @classmethod
     def _rpc_url(cls, value: str) -> str:
-        urls = [part.strip() for part in value.split(",") if part.strip()]
-        if not urls:
-            raise ValueError("is empty; give http://… or https://…")
-        for url in urls:
-            _check_url(url, ("http", "https"))
-        return ",".join(urls)
+        return ",".join(endpoints(value))
 
     @field_validator("witness_url")
     @classmethod
@@ -337,6 +332,16 @@ def _check_toml(file: Path) -> None:
             near = [other for other in Settings.model_fields if _alike(name, other)]
             hint = f"; did you mean {near[0]!r}?" if near else "; take it out"
             raise UserError(f"{name!r} is not a setting (in {str(file)!r}){hint}")
+
+
+def endpoints(value: str) -> tuple[str, ...]:
+    """HTTP endpoints, comma separated, in order of preference. ValueError, which shows no key, for anything else."""
+    urls = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not urls:
+        raise ValueError("is empty; give http://… or https://…")
+    for url in urls:
+        _check_url(url, ("http", "https"))
+    return urls
 
 
 def derived_ws_url(rpc_url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from programs.body import ACCEPTED, Body, BodyRefused
 from programs.codec import CodecError
 from programs.errors import EXIT_UNREACHABLE, UserError
 from programs.urls import scrubbed
@@ -41,6 +43,10 @@ _SUSPECTS_MAX = 20_000
 _CALL_ATTEMPTS = 6
 _BACKOFF_S = 0.25
 _BACKOFF_S_MAX = 5.0
+# Some two million accounts. All of them are held at once: this is what the comparison may take.
+_BODY_BYTES_MAX = 1 << 30
+# A listing that trickles in for ever ends here.
+_BODY_SECONDS_MAX = 300.0
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RETRY_CODES = frozenset({429, -32029, -32005, -32016})
 
@@ -122,15 +128,25 @@ class Chain:
         raise AssertionError("an attempt returns or raises")
 
     def _ask(self, url: str, method: str, params: list[Any]) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        until = time.monotonic() + _BODY_SECONDS_MAX
         try:
-            reply = self._client.post(url, json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+            with self._client.stream("POST", url, json=request, headers={"accept-encoding": ACCEPTED}) as reply:
+                content = Body(reply.headers.get("content-encoding", ""), _BODY_BYTES_MAX)
+                for part in reply.iter_raw():
+                    content.feed(part)
+                    if time.monotonic() > until:
+                        raise _Busy(f"an answer that took longer than {_BODY_SECONDS_MAX:.0f} s")
+            text = content.whole()
         except httpx.HTTPError as error:
             raise _Busy(type(error).__name__) from None
+        except BodyRefused as refused:
+            raise _Busy(str(refused)) from None
         if reply.status_code in _RETRY_STATUS:
             raise _Busy(f"HTTP {reply.status_code}", _seconds(reply.headers.get("retry-after")))
         try:
-            body = reply.json()
-        except ValueError:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
             raise _Busy("an answer that is no JSON") from None
         refusal = body.get("error") if isinstance(body, dict) else None
         if isinstance(refusal, dict) and refusal.get("code") in _RETRY_CODES:

@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from programs.errors import EXIT_UNREACHABLE, EXIT_WRONG, UserError
 
 if TYPE_CHECKING:
+    from programs.chain_idl import ChainIdl
     from programs.codec import Kind
     from programs.idl import Idl
 
@@ -121,24 +123,32 @@ def _text(layout: Any) -> str:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    import asyncio
-
-    from programs import chain_idl
+    from indexer.settings import endpoints
     from programs.base58 import address_bytes
+    from programs.chain_idl import ChainIdlError
+    from programs.urls import shown
 
     url = args.url or os.environ.get("INDEXER_RPC_URL")
     if not url:
         raise UserError("--url: no node is named; give --url or set INDEXER_RPC_URL")
+    named = "--url" if args.url else "INDEXER_RPC_URL"
+    try:
+        urls = endpoints(url)
+    except ValueError as error:
+        raise UserError(f"{named}: {error}") from None
     try:
         program = address_bytes(args.address)
     except ValueError as error:
         raise UserError(f"ADDRESS: {error}; give the program's address") from None
     try:
-        found = asyncio.run(chain_idl.fetch(program, _account_reader(url)))
-    except chain_idl.ChainIdlError as error:
+        found = _fetched(program, urls)
+    except ChainIdlError as error:
         raise UserError(f"ADDRESS {args.address}: {error}", EXIT_WRONG) from None
     if found is None:
-        raise UserError(f"ADDRESS {args.address}: no IDL on the chain at {url}; give it as a file instead", EXIT_WRONG)
+        places = ", ".join(map(shown, urls))
+        raise UserError(
+            f"ADDRESS {args.address}: no IDL on the chain at {places}; give it as a file instead", EXIT_WRONG
+        )
     if args.output:
         try:
             with open(args.output, "wb") as file:
@@ -154,33 +164,27 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _account_reader(url: str) -> Any:
-    """Reads one account's data from a node. UserError (3) when the node does not answer, (2) when the URL is none."""
-    import base64
+def _fetched(program: bytes, urls: Sequence[str]) -> ChainIdl | None:
+    """The program's IDL, read from the first endpoint that answers. UserError (3) when none does."""
+    import asyncio
 
-    import httpx
+    from indexer.core.protocol import Failure
+    from indexer.edges.parse import Watched
+    from indexer.edges.rpc import RpcClient, RpcPolicy
+    from programs import chain_idl
 
-    async def read(address: str) -> bytes | None:
-        options = {"encoding": "base64", "commitment": "confirmed"}
-        request = {"jsonrpc": "2.0", "id": 1, "method": "getAccountInfo", "params": [address, options]}
-        try:
-            async with httpx.AsyncClient(timeout=_FETCH_SECONDS) as client:
-                reply = (await client.post(url, json=request)).raise_for_status().json()
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UserError(f"--url: {error}; give a URL such as http://127.0.0.1:8899") from None
-        except (httpx.HTTPError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(
-                f"--url: the node does not answer ({reason}); check that it runs", EXIT_UNREACHABLE
-            ) from None
-        try:
-            value = reply["result"]["value"]
-            return None if value is None else base64.b64decode(value["data"][0])
-        except (KeyError, TypeError, IndexError, ValueError):
-            shown = str(reply.get("error", reply) if isinstance(reply, dict) else reply)[:200]
-            raise UserError(f"--url: the node refused getAccountInfo: {shown}", EXIT_UNREACHABLE) from None
+    async def fetch() -> ChainIdl | None:
+        async with RpcClient(urls, Watched(()), RpcPolicy(deadline_s=_FETCH_SECONDS)) as rpc:
 
-    return read
+            async def account(address: str) -> bytes | None:
+                data = await rpc.get_account(address)
+                if isinstance(data, Failure):
+                    raise UserError(f"--url: {data.message}; check that it runs and serves it", EXIT_UNREACHABLE)
+                return data
+
+            return await chain_idl.fetch(program, account)
+
+    return asyncio.run(fetch())
 
 
 def _read(name: str) -> Idl:

@@ -42,9 +42,9 @@ from indexer.core.protocol import (
     Slot,
 )
 from indexer.edges import parse
-from indexer.edges.body import ACCEPTED, Body, BodyRefused
 from indexer.edges.parse import AnyEnvelope, Garbage, Watched
 from indexer.log import log
+from programs.body import ACCEPTED, Body, BodyRefused
 from programs.errors import UserError
 from programs.urls import scrubbed, shown
 

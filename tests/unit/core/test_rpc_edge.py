@@ -24,9 +24,9 @@ from indexer.core.protocol import (
     Slot,
 )
 from indexer.edges import rpc as edge
-from indexer.edges.body import Body
 from indexer.edges.parse import Watched
 from indexer.edges.rpc import RpcClient, RpcPolicy, WrongCluster
+from programs.body import Body
 from programs.urls import scrubbed
 from tests.unit.core.fakehttp import GENESIS, Answer, Decide, Server, serving, standard
 

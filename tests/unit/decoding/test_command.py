@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from indexer.cli import decode
+from programs.devnode.config import DevNodeConfig
+from programs.devnode.threaded import devnode
 from tests.unit.decoding.chain import DOCUMENT, SIGNATURE, P, data_line, event, frame, result, self_cpi
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,9 +160,19 @@ def test_wrong_usage_is_one_line_and_exit_code_2(idl: str, arguments: list[str],
 
 
 def test_a_node_that_does_not_answer_is_exit_code_3() -> None:
-    code, _, stderr = run("idl", "fetch", P, "--url", "http://127.0.0.1:1")
+    code, _, stderr = run("idl", "fetch", P, "--url", "http://127.0.0.1:1/hunter22hunter22")
     assert code == 3
-    assert stderr.startswith("error: --url: the node does not answer")
+    assert stderr.startswith("error: --url: getAccountInfo at http://127.0.0.1:1: ConnectError")
+    assert "hunter22" not in stderr
+
+
+def test_idl_fetch_shows_no_key_and_asks_the_next_endpoint() -> None:
+    with devnode(DevNodeConfig(slot_ms=0)) as node:
+        urls = f"http://127.0.0.1:1/x,{node.rpc_url}/?key=hunter22hunter22"
+        code, _, stderr = run("idl", "fetch", P, "--url", urls)
+    assert code == 1
+    assert f"no IDL on the chain at http://127.0.0.1:1, {node.rpc_url}" in stderr
+    assert "hunter22" not in stderr
 
 
 def test_check_names_problems_and_show_shows_the_rest(idl: str, tmp_path: Path) -> None:

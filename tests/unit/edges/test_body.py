@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.edges.body import PIECE_BYTES, Body, BodyRefused
+from programs.body import PIECE_BYTES, Body, BodyRefused
 
 
 def fed(encoding: str, data: bytes, part: int, bytes_max: int = 1 << 22) -> bytes:
