@@ -93,6 +93,7 @@ RECONCILE_DIFFERENCES = Gauge(
 )
 
 # The edges.
+RPC_IN_FLIGHT = Gauge("indexer_rpc_in_flight", "Requests that an endpoint is being asked now (bounded)", ["role"])
 RPC_CALLS = Counter("indexer_rpc_calls_total", "JSON-RPC calls, as providers count them", ["method"])
 RPC_SECONDS = Histogram("indexer_rpc_seconds", "Time to the full reply", ["method"], buckets=_SECONDS)
 RPC_BYTES = Counter("indexer_rpc_bytes_total", "Bytes of replies", ["method"])
@@ -120,4 +121,6 @@ ACCOUNTS_SLOT = Gauge(
 ACCOUNT_DROPPED = Counter(
     "indexer_account_updates_dropped_total", "Samples dropped at the queue's bound; the next listing brings them"
 )
+HTTP_CONNECTIONS = Gauge("indexer_http_connections", "Open connections to this server (bounded)")
+HTTP_CUT = Counter("indexer_http_connections_cut_total", "Connections cut to make room for a newer one")
 DATABASE_FAILURES = Counter("indexer_database_failures_total", "Database transactions that failed and were tried again")

@@ -6,6 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 EVENTS = Counter("indexer_projection_events_total", "Events decoded from the ledger")
 INCOMPLETE = Counter("indexer_projection_incomplete_total", "Transactions whose events cannot all be known")
+TAPE_BATCHES = Gauge("indexer_projection_tape_batches", "Decoded batches held for those that follow (bounded)")
+CACHED_ROWS = Gauge("indexer_projection_cached_rows", "Rows held in memory between batches (bounded)", ["projection"])
 BATCHES = Counter("indexer_projection_batches_total", "Batches applied", ["projection"])
 BATCH_SECONDS = Histogram("indexer_projection_batch_seconds", "Time to fold and commit a batch", ["projection"])
 REFOLDS = Counter(

@@ -70,6 +70,7 @@ class Tape:
                     self._batches.popleft()
             if moved:
                 self._changed.notify_all()
+            metrics.TAPE_BATCHES.set(len(self._batches))
         return batch is not None
 
     def after(self, position: int) -> Batch | None:

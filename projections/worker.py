@@ -191,6 +191,7 @@ class ProjectionFollower(_Following):
         target.store.use(conn)
         advance(conn, self._specs, target, self.decoder, batch, retractions)
         self.state = target.state
+        metrics.CACHED_ROWS.labels(projection=self.name).set(target.store.size)
 
 
 def _rest_s(poll_s: float, looked_s: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from indexer import metrics
 from programs.errors import UserError
 
 REQUEST_BYTES_MAX = 8192
@@ -68,7 +69,9 @@ class HttpServer:
         if len(self._open) >= CONNECTIONS_MAX:
             # Whoever holds so many connections must not keep the probes waiting, on which the process's life depends.
             next(iter(self._open)).transport.abort()
+            metrics.HTTP_CUT.inc()
         self._open[writer] = None
+        metrics.HTTP_CONNECTIONS.set(len(self._open))
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -87,6 +90,7 @@ class HttpServer:
             pass  # the end of the process; before Python 3.12 the streams would print a trace of it
         finally:
             self._open.pop(writer, None)
+            metrics.HTTP_CONNECTIONS.set(len(self._open))
             writer.close()
 
     async def _answer(self, head: bytes) -> Answer:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -527,7 +527,7 @@ class RpcClient:
     ) -> T:
         """Ask one endpoint and learn from how it went."""
         try:
-            async with self._room:
+            async with self._room, self._counted():
                 await self._must_be_ours(endpoint)
                 if need is not None:
                     await self._must_have_served(endpoint, need)
@@ -548,6 +548,15 @@ class RpcClient:
         if need is not None and need.proves and found is not None and not isinstance(found, Failure):
             endpoint.served[need.commitment] = max(endpoint.served.get(need.commitment, -1), need.slot)
         return found
+
+    @contextlib.asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        in_flight = metrics.RPC_IN_FLIGHT.labels(role=self.role)
+        in_flight.inc()
+        try:
+            yield
+        finally:
+            in_flight.dec()
 
     async def _once(
         self, endpoint: _Endpoint, method: str, calls: int, body: bytes, read: Callable[[bytes], T | Awaitable[T]]

@@ -10,6 +10,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from indexer.core.protocol import (
     BLOCK_CLEANED_UP,
@@ -59,6 +60,24 @@ def turns(*answers: Answer) -> Decide:
 
 def always(answer: Answer) -> Decide:
     return lambda method, params: answer
+
+
+def test_requests_under_way_are_bounded_and_counted() -> None:
+    seen: list[float] = []
+
+    def under_way() -> float:
+        return REGISTRY.get_sample_value("indexer_rpc_in_flight", {"role": "primary"}) or 0.0
+
+    def slowly(method: str, params: Any) -> Answer:
+        seen.append(under_way())
+        return Answer(100, after_s=0.05)
+
+    async def work(server: Server) -> Any:
+        async with client(server, in_flight_max=3) as it:
+            return await asyncio.gather(*[it.get_slot(TIP) for _ in range(9)])
+
+    assert run(work, slowly) == [100] * 9
+    assert (max(seen), under_way()) == (3, 0)
 
 
 # ---- what is no answer ----

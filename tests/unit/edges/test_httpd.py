@@ -68,11 +68,16 @@ def test_many_silent_connections_do_not_keep_a_probe_waiting() -> None:
     async def work(server: HttpServer) -> bytes:
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3 * CONNECTIONS_MAX)]
         answer = await ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")
+        page = await ask(server, b"GET /metrics HTTP/1.1\r\n\r\n")
         for _, writer in silent:
             writer.close()
-        return answer
+        return answer + page
 
-    assert run(work).startswith(b"HTTP/1.1 200")
+    answers = run(work).decode()
+    assert answers.startswith("HTTP/1.1 200")
+    told = dict(line.rsplit(" ", 1) for line in answers.splitlines() if line.startswith("indexer_http_"))
+    assert 1 <= float(told["indexer_http_connections"]) <= CONNECTIONS_MAX
+    assert float(told["indexer_http_connections_cut_total"]) >= 2 * CONNECTIONS_MAX
 
 
 def test_an_open_connection_leaves_no_trace_on_stderr_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
