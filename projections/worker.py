@@ -37,6 +37,9 @@ RETRY_S = 5.0
 # Standings are never older than this and the time of one look.
 OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
+# What a follower holds between batches. Live it is the questions and communities of the day that come again, not the votes: a rebuild's
+# bound would keep fifty megabytes a projection for what is hardly ever read twice.
+ROWS_HELD_MAX = 5_000
 _APPLICATION = "indexer-projections"
 
 
@@ -178,7 +181,7 @@ class ProjectionFollower(_Following):
 
     def take(self, conn: Conn, state: State) -> None:
         decoded = f"{quoted(catalogue.states(conn)[EVENTS].schema)}.decoded"
-        store = Store(conn, self._projection, state.schema, guesses=self._guesses)
+        store = Store(conn, self._projection, state.schema, ROWS_HELD_MAX, guesses=self._guesses)
         self._target = Target(self._spec, self._projection, store, state, decoded)
         self.state = state
 
