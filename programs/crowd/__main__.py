@@ -52,9 +52,12 @@ def main() -> int:
         crowd = Crowd(arguments.seed, arguments.wallets)
         result = asyncio.run(crowd.run(arguments.url, arguments.rate, arguments.seconds, funder, _show))
         wrong = asyncio.run(crowd.read_model(arguments.url))[1] if arguments.check else []
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UserError, ExceptionGroup) as error:
+        first = _first(error)
+        if first is None:
+            raise
+        print(f"error: {first}", file=sys.stderr)
+        return first.exit_code
     except KeyboardInterrupt:
         return 130
     for line in wrong:
@@ -67,6 +70,14 @@ def main() -> int:
         for name, value in result.as_json().items():
             print(f"{name}: {value}")
     return 0 if result.landed and not wrong else 1
+
+
+def _first(error: Exception) -> UserError | None:
+    """What to tell of an error; of those of many wallets at once the first. None when one of them is no user's."""
+    if isinstance(error, ExceptionGroup):
+        found = [_first(part) for part in error.exceptions]
+        return None if None in found else found[0]
+    return error if isinstance(error, UserError) else None
 
 
 def _keypair(path: str) -> Keypair:

@@ -88,6 +88,11 @@ class Lane:
         while (said := await self._act(name, signer, *arguments)) is not None:
             if said in ("NotLanded", "TooEarlyToClose", "RevealNotBegun"):
                 continue
+            if said == "ProgramAccountNotFound":
+                raise UserError(
+                    "the program is not deployed on this chain; load it (indexer devnode --program ADDRESS=FILE.so) or give another --url",
+                    EXIT_WRONG,
+                )
             raise UserError(f"{name}: the chain refused it with {said}", EXIT_WRONG)
 
     async def _found(self) -> None:
