@@ -78,18 +78,29 @@ def batch_of(after: int, rows: Sequence[LedgerRow], decoder: Decoder) -> Batch:
     return Batch(after, rows[-1].position if rows else after, places, tuple(decoder.decode(rows)))
 
 
-def decoded_line(event: Event) -> str:
-    """The line of an event for COPY into the table of decoded events."""
-    time = None if event.block_time is None else moment(event.block_time)
-    shown = NULL if time is None else iso(time)
-    return (
-        f"{event.position}\t{event.slot}\t{event.transaction_index}\t{event.event_index}\t{event.signature}\t"
-        f"{shown}\t{event.program}\t{escaped(event.name)}\t{json_text(event.data)}\n"
-    )
+def decoded_lines(events: Iterable[Event | Poison]) -> str:
+    """The lines of events for COPY into the table of decoded events; what did not decode has none."""
+    lines = []
+    last: int | None = None
+    shown = NULL
+    for event in events:
+        if isinstance(event, Poison):
+            continue
+        seconds = event.block_time
+        if seconds != last:
+            # The events of a slot have one time.
+            last = seconds
+            time = None if seconds is None else moment(seconds)
+            shown = NULL if time is None else iso(time)
+        lines.append(
+            f"{event.position}\t{event.slot}\t{event.transaction_index}\t{event.event_index}\t{event.signature}\t"
+            f"{shown}\t{event.program}\t{escaped(event.name)}\t{json_text(event.data)}\n"
+        )
+    return "".join(lines)
 
 
 def copy_decoded(conn: Conn, schema: str, lines: str | bytes) -> None:
-    """Add lines of `decoded_line`."""
+    """Add lines of `decoded_lines`."""
     statement = (
         f"COPY {quoted(schema)}.decoded (position, slot, transaction_index, event_index, signature, block_time, program, name, data)"
         " FROM STDIN"
@@ -100,7 +111,7 @@ def copy_decoded(conn: Conn, schema: str, lines: str | bytes) -> None:
 
 def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison]) -> None:
     """Add events to the table of decoded events."""
-    lines = "".join([decoded_line(event) for event in events if isinstance(event, Event)])
+    lines = decoded_lines(events)
     if lines:
         copy_decoded(conn, schema, lines)
 

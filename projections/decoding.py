@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 from programs.base58 import address_bytes
 from programs.codec import CodecError, ProgramCodec, compile_idl
-from programs.events import Extractor
+from programs.events import Extraction, Extractor
 from programs.idl import Idl, load_idl
 from programs.registry import ProgramRegistry
+from programs.transaction import RawTransaction
 from projections import metrics
 from projections.fold import Poison
 from projections.model import Event, Projection, clean
@@ -53,54 +55,69 @@ class ProgramSpec:
         return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
+# The extraction, and by program the events whose data need no cleaning: they hold no text.
+_Extracting: TypeAlias = tuple[Callable[[RawTransaction], Extraction], dict[str, frozenset[str]]]
+
+
 class Decoder:
     """Decodes the events of a fixed set of programs. Not for several threads at once."""
 
     def __init__(self, specs: Sequence[ProgramSpec]) -> None:
         self._specs = tuple(specs)
         self._ids = {spec.address: spec.program_id for spec in self._specs}
-        self._extractors: dict[tuple[int, ...], Extractor] = {}
-        self._at: tuple[int, Extractor] | None = None
+        self._extractors: dict[tuple[int, ...], _Extracting] = {}
 
-    def extractor(self, slot: int) -> Extractor:
-        """The extractor for a slot; one object while the same IDLs hold."""
-        # Rows come slot by slot. A registry may learn of another version, so no answer is kept for longer.
-        if self._at is None or self._at[0] != slot:
-            self._at = slot, self._looked_up(slot)
-        return self._at[1]
-
-    def _looked_up(self, slot: int) -> Extractor:
+    def _extracting(self, slot: int) -> _Extracting:
+        """What extracts at a slot; one object while the same IDLs hold."""
         codecs = [spec.codec_at(slot) for spec in self._specs]
         key = tuple(map(id, codecs))
-        if key not in self._extractors:
-            self._extractors[key] = Extractor(
-                {address_bytes(s.address): c for s, c in zip(self._specs, codecs, strict=True)}
-            )
-        return self._extractors[key]
+        found = self._extractors.get(key)
+        if found is None:
+            extractor = Extractor({address_bytes(s.address): c for s, c in zip(self._specs, codecs, strict=True)})
+            textless = {s.address: c.textless_events for s, c in zip(self._specs, codecs, strict=True)}
+            found = self._extractors[key] = extractor.extract, textless
+        return found
 
     def decode(self, rows: Iterable[LedgerRow]) -> list[Event | Poison]:
         """The events of the rows, in their order. An event written both ways appears once."""
         found: list[Event | Poison] = []
-        self._at = None
-        for row in rows:
-            raw = row.raw
-            extraction = self.extractor(raw.slot).extract(raw)
+        ids, at = self._ids, -1
+        for position, programs, _, _, raw in rows:
+            slot = raw.slot
+            if slot != at:
+                # Rows come slot by slot. A registry may learn of another version, so no answer is kept for longer.
+                at = slot
+                extract, textless = self._extracting(slot)
+            extraction = extract(raw)
             if extraction.incomplete is not None:
                 metrics.INCOMPLETE.inc()
-            for number, record in enumerate(extraction.events):
+            number = -1
+            for record in extraction.events:
+                number += 1
+                program, name = record.program, record.name
                 # A program that was added later has a row of its own for a transaction that it shares; its events are that row's.
-                if record.twin is not None or self._ids.get(record.program) not in row.programs:
+                if record.twin is not None or ids.get(program) not in programs:
                     continue
                 if record.trailing:
-                    metrics.LONGER.labels(program=record.program).inc()
-                place = (row.position, raw.slot, raw.transaction_index, number, raw.signature)
-                if record.name is None or record.error is not None:
-                    found.append(
-                        Poison(*place, record.program, record.raw, record.error or "no such event", record.name)
+                    metrics.LONGER.labels(program=program).inc()
+                if name is None or record.error is not None:
+                    place = (position, slot, raw.transaction_index, number, raw.signature)
+                    found.append(Poison(*place, program, record.raw, record.error or "no such event", name))
+                    continue
+                data = record.data if name in textless[program] else clean(record.data)
+                found.append(
+                    Event(
+                        position,
+                        slot,
+                        raw.transaction_index,
+                        number,
+                        raw.signature,
+                        raw.block_time,
+                        program,
+                        name,
+                        data,
                     )
-                else:
-                    data = clean(record.data)
-                    found.append(Event(*place, raw.block_time, record.program, record.name, data))
+                )
         return found
 
     def again(self, program: str, slot: int, raw: bytes) -> tuple[str, object] | str:

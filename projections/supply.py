@@ -24,7 +24,7 @@ from typing import IO, Any, TypeAlias
 
 from programs.collector import collect_seldom
 from programs.registry import ProgramRegistry
-from projections.apply import decoded_line
+from projections.apply import decoded_lines
 from projections.catalogue import Conn
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Poison
@@ -209,7 +209,7 @@ def _made(conn: Conn, decoder: Decoder, wanted: Wanted, slot_from: int | None, s
         place = (batch[-1].raw.slot, batch[-1].raw.transaction_index)
         events = decoder.decode(batch)
         if wanted.program is None:
-            lines = "".join([decoded_line(event) for event in events if isinstance(event, Event)])
+            lines = decoded_lines(events)
             poisons = tuple(event for event in events if isinstance(event, Poison))
             yield Part(len(batch), place, poisons, lines.encode())
         else:

@@ -25,8 +25,6 @@ _COLUMNS = (
 _BYTES = "octet_length(t.wire) + coalesce(octet_length(t.logs), 0) + coalesce(octet_length(t.inner_instructions), 0) + octet_length(t.loaded)"
 # Batches of the writer looked at to find the slots of a run of positions; each has at least one row.
 _BATCHES_LOOKED_AT = 256
-# An empty list, packed: most transactions have no inner instructions.
-_NO_INNER = b"\x90"
 _texts = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 
@@ -206,15 +204,15 @@ def _row(fields: Sequence[Any]) -> LedgerRow:
         version,
     ) = fields
     # The binary form hands out bytes: nothing is copied again.
-    raw = RawTransaction(
+    raw = rows.held(
         slot,
         index,
-        base58.signature_text(signature),
+        signature,
         block_time,
         err,
         wire,
         None if logs is None else _lines(logs),
-        None if inner is None else () if inner == _NO_INNER else rows.decode_inner(inner),
+        inner,
         rows.split_loaded(loaded) if loaded else (),
         version,
     )

@@ -41,6 +41,8 @@ _NULL = _LENGTH.pack(_NULL_LENGTH)
 _EMPTY = _LENGTH.pack(0)
 _INT2_OID = 21
 _FIELDS = 16
+# An empty list, packed: most transactions have no inner instructions.
+_NO_INNER = b"\x90"
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_logs = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 _unpack_inner = msgspec.msgpack.Decoder(tuple[tuple[int, int, int, bytes, bytes, int | None], ...]).decode
@@ -52,7 +54,7 @@ _INNER: Any = RawTransaction.__dict__["inner"]
 
 class StoredTransaction(RawTransaction):
     """A transaction whose signature's text and inner instructions are made when somebody reads them: on its way from the node to the
-    ledger nobody does. Equal to a RawTransaction of the same contents. Made by `stored`; not to be changed."""
+    ledger nobody does. Equal to a RawTransaction of the same contents. Made by `stored` and `held`; not to be changed."""
 
     __slots__ = ("inner_bytes", "signature_bytes")
 
@@ -93,7 +95,7 @@ class StoredTransaction(RawTransaction):
         return all(getattr(self, name) == getattr(other, name) for name in RawTransaction.__dataclass_fields__)
 
     def __hash__(self) -> int:
-        return hash((self.slot, self.transaction_index, self.signature))
+        return hash(tuple(getattr(self, name) for name in RawTransaction.__dataclass_fields__))
 
 
 def stored(
@@ -121,6 +123,26 @@ def stored(
     raw.loaded = loaded
     raw.version = version
     return cast(StoredTransaction, raw)
+
+
+def held(
+    slot: int,
+    transaction_index: int,
+    signature: bytes,
+    block_time: int | None,
+    err: str | None,
+    wire: bytes,
+    logs: tuple[str, ...] | None,
+    inner: bytes | None,
+    loaded: tuple[bytes, ...],
+    version: int | None,
+) -> StoredTransaction:
+    """The same for a row that the ledger holds. Its signature is text at once: who reads rows wants that, and inner instructions seldom."""
+    raw = stored(slot, transaction_index, signature, block_time, err, wire, logs, inner, loaded, version)
+    _SIGNATURE.__set__(raw, base58.signature_text(signature))
+    if inner is None or inner == _NO_INNER:
+        _INNER.__set__(raw, None if inner is None else ())
+    return raw
 
 
 class PreparedRow(msgspec.Struct, frozen=True, gc=False):

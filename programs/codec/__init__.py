@@ -31,7 +31,7 @@ from programs.codec.errors import (
     Unservable,
 )
 from programs.codec.generate import MISMATCHES, DecodeFunction, Form, Root, compile_decoders
-from programs.codec.layout import Named, Resolver
+from programs.codec.layout import Named, Resolver, holds_text
 from programs.codec.reference import Reader, Writer
 from programs.idl import AccountMeta, Idl, Instruction, Layout
 
@@ -242,6 +242,12 @@ class ProgramCodec:
             found = {prefix: decoders[entry.key] for prefix, entry in self._events.by_prefix.items()}
             self._formed[form] = found
         return found
+
+    @cached_property
+    def textless_events(self) -> frozenset[str]:
+        """The names of events in whose data no U+0000 can stand, so that nobody need look for it: they are addresses, numbers and the like."""
+        events = [(root.name, holds_text(root.node)) for key, root in self._roots.items() if key.startswith("event")]
+        return frozenset(name for name, _ in events) - {name for name, text in events if text}
 
     def event_name(self, data: bytes) -> str | None:
         """Which event these bytes begin as, whether or not the rest fits."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from programs.base58 import ADDRESS_TEXTS, PLAIN_TEXTS, keep_texts
+from programs.base58 import ADDRESS_TEXTS, PLAIN_TEXTS
 from programs.codec.layout import (
     ENDLESS,
     RECURSION_MAX,
@@ -130,7 +130,6 @@ class _Generator(Source):
                 "D": form.make,
                 "A": ADDRESS_TEXTS,
                 "P": PLAIN_TEXTS,
-                "K": keep_texts,
                 "M": Mismatch,
                 "F": float_value,
                 "B2": (False, True),
@@ -191,7 +190,7 @@ class _Function:
                     self.line(f"if len(b) < {self.known}: raise M")
         if self.addresses:
             self.line(f"try: return {ending.replace(_TEXTS, 'P')}")
-            self.line(f"except KeyError: K({', '.join(self.addresses)})")
+            self.line("except KeyError: pass")
         self.line(f"return {ending.replace(_TEXTS, 'A')}")
         self.g.functions.append("\n".join([f"def {self.name}({form.parameters}):", *self.lines, ""]))
 

@@ -232,6 +232,30 @@ class Named(Node):
         return self.body.least
 
 
+def holds_text(node: Node) -> bool:
+    """Whether U+0000 can stand in a value's JSON form: in a string, or in a name that the IDL gives to something in it."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Sized):
+            if node.text:
+                return True
+        elif isinstance(node, Named):
+            waiting.append(node.body)
+        elif isinstance(node, Option | Vec | Array):
+            waiting.append(node.inner)
+        elif isinstance(node, Record | Enum):
+            named = [(m.name, m.node) for m in node.members] if isinstance(node, Record) else node.variants
+            if any("\x00" in (name or "") for name, _ in named):
+                return True
+            waiting += [below for _, below in named]
+    return False
+
+
 Argument: TypeAlias = model.TypeRef | model.ConstArgument
 
 

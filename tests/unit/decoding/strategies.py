@@ -179,7 +179,7 @@ def _scalar_values(name: str) -> st.SearchStrategy[Any]:
     simple: dict[str, st.SearchStrategy[Any]] = {
         "bool": st.booleans(),
         "bytes": st.binary(max_size=20).map(bytes.hex),
-        "string": st.text(max_size=10),
+        "string": st.text(max_size=10) | st.text("\x00a", max_size=3),
         "pubkey": st.binary(min_size=32, max_size=32).map(lambda b: str(Pubkey.from_bytes(b))),
         "f32": st.floats(width=32).map(_float),
         "f64": st.floats().map(_float),

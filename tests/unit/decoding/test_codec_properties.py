@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from programs.codec import DecodeError, EncodeError, ProgramCodec, compile_idl
+from programs.codec import DecodeError, EncodeError, ProgramCodec, compile_idl, to_json
 from programs.codec.encode import UNFITTING, compile_encoders
 from programs.codec.reference import Reader, Writer
 from programs.idl import load_idl
@@ -44,6 +44,55 @@ def test_every_value_round_trips_and_a_longer_tail_is_counted(drawn: tuple[dict[
         decoded = decode(encode("Root", value) + tail)
         assert (decoded.name, decoded.data, decoded.trailing) == ("Root", value, len(tail))
     assert codec.decode_instruction(codec.encode_instruction("root", value)).data == value
+
+
+@settings(DRAWN, max_examples=100)
+@given(programs())
+def test_an_event_without_text_holds_no_zero_character(drawn: tuple[dict[str, Any], Any]) -> None:
+    document, value = drawn
+    codec, _ = _codec(document)
+    if "Root" in codec.textless_events:
+        assert b"\\u0000" not in to_json(codec.decode_event(codec.encode_event("Root", value)).data)
+
+
+def test_text_is_looked_for_in_all_that_an_event_holds() -> None:
+    def textless(kind: Any, **names: str) -> bool:
+        field = {"name": names.get("field", "f"), "type": kind}
+        fields = {"kind": "struct", "fields": [field]}
+        variants = {
+            "kind": "enum",
+            "variants": [{"name": names.get("variant", "One")}, {"name": "Two", "fields": ["u8"]}],
+        }
+        types = [
+            {"name": "Root", "type": fields},
+            {"name": "Text", "type": {"kind": "struct", "fields": [{"name": "t", "type": "string"}]}},
+            {"name": "Choice", "type": variants},
+            {
+                "name": "Self",
+                "type": {"kind": "struct", "fields": [{"name": "s", "type": {"vec": {"defined": {"name": "Self"}}}}]},
+            },
+        ]
+        event = {"name": "Root", "discriminator": [1] * 8}
+        return (
+            "Root"
+            in compile_idl(load_idl({"metadata": {"spec": "0.1.0"}, "events": [event], "types": types})).textless_events
+        )
+
+    for plain in (
+        "pubkey",
+        "u128",
+        "f64",
+        "bytes",
+        {"array": ["u8", 4]},
+        {"defined": {"name": "Choice"}},
+        {"defined": {"name": "Self"}},
+    ):
+        assert textless(plain)
+    text = {"defined": {"name": "Text"}}
+    for kind in ("string", text, {"option": text}, {"vec": {"array": [text, 2]}}):
+        assert not textless(kind)
+    assert not textless("u8", field="a\x00b")
+    assert not textless({"defined": {"name": "Choice"}}, variant="O\x00ne")
 
 
 @DRAWN

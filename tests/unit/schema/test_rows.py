@@ -103,6 +103,17 @@ def test_the_digest_is_the_documented_bytes(raw: RawTransaction) -> None:
     assert prepare_row(raw, (1,), 0).digest == hashlib.sha256(text).digest()
 
 
+@given(RAW)
+def test_a_row_that_is_read_is_the_transaction_that_was_written(raw: RawTransaction) -> None:
+    inner = None if raw.inner is None else rows.encode_inner(raw.inner)
+    parts = (raw.slot, raw.transaction_index, base58.decode(raw.signature), raw.block_time, raw.err, raw.wire, raw.logs)
+    for made in (rows.stored, rows.held):
+        read = made(*parts, inner, raw.loaded, raw.version)
+        assert {read, raw} == {raw}
+        assert raw == read
+        assert prepare_row(read, (1,), 0) == prepare_row(raw, (1,), 0)
+
+
 @given(RAW, RAW)
 def test_the_digest_sees_what_happened_and_not_how_we_learned_of_it(one: RawTransaction, other: RawTransaction) -> None:
     first = prepare_row(one, (1,), 1).digest
