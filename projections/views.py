@@ -46,7 +46,9 @@ def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[
                 if clash:
                     raise ValueError(f"two projections of {spec.name} have a table or view {name[1]!r}; rename one")
                 found[name] = text
-            redactions += [(r, f"{quoted(state.schema)}.{quoted(r.table)}", spec.address) for r in projection.redactions]
+            redactions += [
+                (r, f"{quoted(state.schema)}.{quoted(r.table)}", spec.address) for r in projection.redactions
+            ]
     decoded = f"{quoted(states[EVENTS].schema)}.decoded"
     masked = _masked("e", "e.data ->> {field}", redactions, "e.data ? {field} AND ")
     rows = f"FROM {decoded} e WHERE NOT e.retracted"

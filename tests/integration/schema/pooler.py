@@ -1,4 +1,4 @@
-"""A pooler in front of a real server, as PgBouncer is one: its clients take turns on one session, each for a transaction, or keep one of their own."""
+"""A pooler in front of a real server, as PgBouncer is one: clients take turns on one session, each for a transaction, or keep their own."""
 
 from __future__ import annotations
 
