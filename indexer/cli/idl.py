@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     fetch.add_argument("address", metavar="ADDRESS", help="the program")
-    fetch.add_argument("--url", default=None, help="the node's HTTP URL (default: INDEXER_RPC_URL)")
+    fetch.add_argument("--url", default=None, help="the node's HTTP URL (default: the setting rpc_url)")
     fetch.add_argument("--output", metavar="FILE", help="write the IDL here (default: stdout)")
     fetch.add_argument("--json", action="store_true", help="the IDL is JSON in any case")
     fetch.set_defaults(func=_fetch)
@@ -125,20 +125,22 @@ def _fetch(args: argparse.Namespace) -> int:
 
     from programs import chain_idl
     from programs.base58 import address_bytes
+    from programs.urls import shown
 
-    url = args.url or os.environ.get("INDEXER_RPC_URL")
-    if not url:
-        raise UserError("--url: no node is named; give --url or set INDEXER_RPC_URL")
+    field, urls = _endpoints(args)
     try:
         program = address_bytes(args.address)
     except ValueError as error:
         raise UserError(f"ADDRESS: {error}; give the program's address") from None
     try:
-        found = asyncio.run(chain_idl.fetch(program, _account_reader(url)))
+        found = asyncio.run(chain_idl.fetch(program, _account_reader(field, urls)))
     except chain_idl.ChainIdlError as error:
         raise UserError(f"ADDRESS {args.address}: {error}", EXIT_WRONG) from None
     if found is None:
-        raise UserError(f"ADDRESS {args.address}: no IDL on the chain at {url}; give it as a file instead", EXIT_WRONG)
+        where = " or ".join(map(shown, urls))
+        raise UserError(
+            f"ADDRESS {args.address}: no IDL on the chain at {where}; give it as a file instead", EXIT_WRONG
+        )
     if args.output:
         try:
             with open(args.output, "wb") as file:
@@ -154,31 +156,48 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _account_reader(url: str) -> Any:
-    """Reads one account's data from a node. UserError (3) when the node does not answer, (2) when the URL is none."""
+def _endpoints(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
+    """What names the nodes, and their URLs in order of preference."""
+    if args.url is not None:
+        return "--url", (args.url,)
+    from indexer.settings import load
+
+    return "INDEXER_RPC_URL", load(args.config).rpc_urls
+
+
+def _account_reader(field: str, urls: tuple[str, ...]) -> Any:
+    """Reads one account's data from the first node that answers. UserError (3) when none does, (2) when a URL is none."""
     import base64
 
     import httpx
 
-    async def read(address: str) -> bytes | None:
+    from programs.urls import scrubbed
+
+    async def ask(url: str, address: str) -> bytes | None:
         options = {"encoding": "base64", "commitment": "confirmed"}
         request = {"jsonrpc": "2.0", "id": 1, "method": "getAccountInfo", "params": [address, options]}
         try:
             async with httpx.AsyncClient(timeout=_FETCH_SECONDS) as client:
                 reply = (await client.post(url, json=request)).raise_for_status().json()
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UserError(f"--url: {error}; give a URL such as http://127.0.0.1:8899") from None
+            raise UserError(f"{field}: {error}; give a URL such as http://127.0.0.1:8899") from None
         except (httpx.HTTPError, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = scrubbed(str(error) or type(error).__name__, url)
             raise UserError(
-                f"--url: the node does not answer ({reason}); check that it runs", EXIT_UNREACHABLE
+                f"{field}: the node does not answer ({reason}); check that it runs", EXIT_UNREACHABLE
             ) from None
         try:
             value = reply["result"]["value"]
             return None if value is None else base64.b64decode(value["data"][0])
         except (KeyError, TypeError, IndexError, ValueError):
-            shown = str(reply.get("error", reply) if isinstance(reply, dict) else reply)[:200]
-            raise UserError(f"--url: the node refused getAccountInfo: {shown}", EXIT_UNREACHABLE) from None
+            said = scrubbed(str(reply.get("error", reply) if isinstance(reply, dict) else reply), url)
+            raise UserError(f"{field}: the node refused getAccountInfo: {said}", EXIT_UNREACHABLE) from None
+
+    async def read(address: str) -> bytes | None:
+        for url in urls[:-1]:
+            with contextlib.suppress(UserError):
+                return await ask(url, address)
+        return await ask(urls[-1], address)
 
     return read
 

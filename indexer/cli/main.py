@@ -74,9 +74,19 @@ def parser() -> argparse.ArgumentParser:
             continue
         module.register(sub)
     for child in sub.choices.values():
-        if not any("--config" in action.option_strings for action in child._actions):
-            child.add_argument("--config", metavar="FILE", help="TOML file with settings (also INDEXER_CONFIG)")
+        _takes_config(child, None)
     return top
+
+
+def _takes_config(command: argparse.ArgumentParser, default: object) -> None:
+    """Give a command and its verbs `--config`. A verb has no default: it would replace what was given before the verb."""
+    if not any("--config" in action.option_strings for action in command._actions):
+        text = "TOML file with settings (also INDEXER_CONFIG)"
+        command.add_argument("--config", metavar="FILE", default=default, help=text)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _takes_config(verb, argparse.SUPPRESS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,31 @@ def test_a_node_that_does_not_answer_is_exit_code_3() -> None:
     code, _, stderr = run("idl", "fetch", P, "--url", "http://127.0.0.1:1")
     assert code == 3
     assert stderr.startswith("error: --url: the node does not answer")
+
+
+def test_the_nodes_are_those_of_the_settings_and_their_keys_are_not_shown(tmp_path: Path) -> None:
+    class Empty(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = b'{"jsonrpc":"2.0","id":1,"result":{"value":null}}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Empty) as node:
+        threading.Thread(target=node.serve_forever, daemon=True).start()
+        config = tmp_path / "indexer.toml"
+        config.write_text(
+            f'rpc_url = "http://127.0.0.1:1/hush-hush,http://127.0.0.1:{node.server_port}/?key=hush-hush"'
+        )
+        whole = [sys.executable, "-m", "indexer", "idl", "fetch", P, "--config", str(config)]
+        done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        node.shutdown()
+    assert (done.returncode, "hush" in done.stderr) == (1, False)
+    assert "no IDL on the chain" in done.stderr
 
 
 def test_check_names_problems_and_show_shows_the_rest(idl: str, tmp_path: Path) -> None:
