@@ -124,7 +124,12 @@ def _must_be_our_ledger(conn: psycopg.Connection[Any]) -> None:
     if not names:
         return
     where = f"{SETTING}: database {conn.info.dbname!r}"
-    if "schema_version" not in names:
+    # Others have a table of this name too: ours names its revision in this column, or is alone, as a downgrade to nothing leaves it.
+    versioned = conn.execute(
+        "SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relnamespace = to_regnamespace('ledger')"
+        " AND c.relname = 'schema_version' AND a.attname = 'version_num'"
+    ).fetchone()
+    if versioned is None or (len(names) > 1 and _current(conn) is None):
         raise UserError(
             f"{where} has a schema 'ledger' that is not ours (it holds {', '.join(sorted(names)[:3])}); name another database",
             EXIT_USAGE,

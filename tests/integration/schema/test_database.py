@@ -156,6 +156,15 @@ FOREIGN = {
         "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int); INSERT INTO ledger.accounts VALUES (7)",
         "not ours",
     ),
+    "one with a table of versions": (
+        "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int); CREATE TABLE ledger.schema_version (at int)",
+        "not ours",
+    ),
+    "one with an empty table like ours": (
+        "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int);"
+        " CREATE TABLE ledger.schema_version (version_num text)",
+        "not ours",
+    ),
     "a newer program's": ("UPDATE ledger.schema_version SET version_num = '9999'", "newer"),
 }
 
