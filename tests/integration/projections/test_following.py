@@ -184,6 +184,15 @@ def test_a_past_slot_is_built_beside(chain: Any) -> None:
     rebuild(chain.dsn, (spec,), "voting", as_of=(4, "past"))
     assert rows(chain.dsn, "SELECT name FROM past.communities") == [("a",)]
     assert rows(chain.dsn, "SELECT name FROM voting.communities") == [("new",)]
+    held = "SELECT to_regnamespace('projection_' || id) IS NOT NULL FROM projections.generations WHERE state = 'as_of'"
+    with db.connect(chain.dsn) as conn:
+        bootstrap.clean_litter(conn)
+        assert rows(chain.dsn, held) == [(True,)]
+        conn.execute("DROP SCHEMA past CASCADE")
+        bootstrap.clean_litter(conn)
+    assert rows(chain.dsn, held) == []
+    rebuild(chain.dsn, (spec,), "voting", as_of=(5, "past"))
+    assert rows(chain.dsn, "SELECT name FROM past.communities") == [("new",)]
 
 
 def test_a_second_worker_applies_nothing_twice(chain: Any) -> None:
