@@ -15,7 +15,7 @@ from projections.catalog import resolve
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.decoding import ProgramSpec
 from projections.model import Projection
-from projections.store import create_indexes, create_tables
+from projections.store import create_indexes, create_tables, query
 from projections.views import installed_name, replace_views
 from schema import db
 
@@ -101,11 +101,16 @@ def _install(conn: Conn, name: str, version: str, generation: int) -> None:
 REBUILD_LOCK_SPACE = 0x7265
 
 
+# The tables of a past state are shown by the views of one schema, and go when that was dropped.
+_LITTER = """FROM projections.generations g WHERE (g.state IN ('building', 'old') OR g.state = 'as_of' AND NOT EXISTS (SELECT FROM projections.views v
+    WHERE strpos(v.definition, '"projection_' || g.id || '".') > 0 AND to_regnamespace(quote_ident(v.schema)) IS NOT NULL))"""
+
+
 def clean_litter(conn: Conn, name: str | None = None) -> None:
-    """Drop the tables that killed rebuilds left (None: of every name). A rebuild at work holds its lock, and its tables stay."""
+    """Drop the tables that killed rebuilds left, and those of past states that nobody shows any more (None: of every name). A rebuild at work holds
+    its lock, and its tables stay."""
     found = conn.execute(
-        "SELECT DISTINCT name FROM projections.generations WHERE state IN ('building', 'old') AND (%s::text IS NULL OR name = %s)",
-        (name, name),
+        query(f"SELECT DISTINCT g.name {_LITTER} AND (%s::text IS NULL OR g.name = %s)"), (name, name)
     ).fetchall()
     for (each,) in found:
         with conn.transaction():
@@ -115,9 +120,7 @@ def clean_litter(conn: Conn, name: str | None = None) -> None:
             if row is None or not row[0]:
                 continue
             live = {s.generation for s in catalogue.states(conn).values()}
-            left = conn.execute(
-                "SELECT id FROM projections.generations WHERE name = %s AND state IN ('building', 'old')", (each,)
-            ).fetchall()
+            left = conn.execute(query(f"SELECT g.id {_LITTER} AND g.name = %s"), (each,)).fetchall()
             # A reader may still be in an old table: what is locked waits for the next time.
             conn.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_MS}")
             for (generation,) in left:

@@ -163,7 +163,7 @@ class _On:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """Readers do not see `fields` of events and accounts whose row in `table` has `flag` set.
+    """Readers do not see `fields` of the program's events and accounts whose row in `table` has `flag` set, or is not there yet.
 
     `event_field` names the member of an event's data that holds the row's key, which is also the address of the account.
     """

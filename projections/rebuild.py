@@ -552,9 +552,10 @@ def _difference(conn: Conn, table: str, key: list[str], old: str, new: str) -> T
 
 def _free_schema(conn: Conn, schema: str) -> None:
     row = conn.execute("SELECT to_regnamespace(%s) IS NOT NULL", (quoted(schema),)).fetchone()
-    taken = conn.execute("SELECT 1 FROM projections.views WHERE schema = %s", (schema,)).fetchone()
-    if (row is not None and row[0]) or taken:
+    if row is not None and row[0]:
         raise UserError(f"--schema {schema}: exists already; choose a name that is free, or drop it first")
+    # Views of an earlier past state, which went with their schema.
+    conn.execute("DELETE FROM projections.views WHERE schema = %s", (schema,))
 
 
 def _show(conn: Conn, projection: Projection, tables: str, schema: str) -> None:

@@ -1,13 +1,15 @@
 """What readers see: views over the live generations, replaced only when their text changed.
 
 A wish for anonymity is honoured here, in every view: the voting tables by their own view, the decoded events, the typed views and the account
-mirror by a lookup of the row that carries the wish.
+mirror by a lookup of the row that carries the wish. While there is no such row, because the projection is behind or its event is parked, nobody
+knows the wish, and nothing is shown.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -36,7 +38,7 @@ def installed_name(spec: ProgramSpec, projection: Projection) -> str:
 def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[tuple[str, str], str]:
     """Every view's text by schema and name. A projection's views are in the schema of its program's name."""
     found: dict[tuple[str, str], str] = {}
-    redactions: list[tuple[Redaction, str]] = []
+    redactions: list[_Hidden] = []
     for spec in specs:
         for projection in spec.projections:
             state = states[installed_name(spec, projection)]
@@ -44,9 +46,11 @@ def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[
                 if clash:
                     raise ValueError(f"two projections of {spec.name} have a table or view {name[1]!r}; rename one")
                 found[name] = text
-            redactions += [(r, f"{quoted(state.schema)}.{quoted(r.table)}") for r in projection.redactions]
+            redactions += [
+                (r, f"{quoted(state.schema)}.{quoted(r.table)}", spec.address) for r in projection.redactions
+            ]
     decoded = f"{quoted(states[EVENTS].schema)}.decoded"
-    masked = _masked("e.data", "e.data ->> {field}", redactions, fields_in="e.data")
+    masked = _masked("e", "e.data ->> {field}", redactions, "e.data ? {field} AND ")
     rows = f"FROM {decoded} e WHERE NOT e.retracted"
     found["events", "decoded"] = (
         "SELECT e.position, e.slot, e.transaction_index, e.event_index, e.signature, e.block_time, e.program, e.name,"
@@ -54,10 +58,10 @@ def definitions(specs: Sequence[ProgramSpec], states: dict[str, State]) -> dict[
     )
     found["events", "accounts"] = (
         "SELECT a.address, p.name AS program, a.program AS program_address, a.slot, a.name,"
-        f" {_masked('a.data', 'a.address', redactions)} AS data, a.lamports, a.owner, a.closed, a.error, a.created_slot,"
+        f" {_masked('a', 'a.address', redactions)} AS data, a.lamports, a.owner, a.closed, a.error, a.created_slot,"
         " a.slot AS updated_slot FROM projections.accounts a JOIN ledger.programs p ON p.id = a.program_id"
     )
-    hidden = frozenset(field for redaction, _ in redactions for field in redaction.fields)
+    hidden = frozenset(field for redaction, _, _ in redactions for field in redaction.fields)
     for spec in specs:
         taken: set[str] = set()
         for event in dict.fromkeys(layout.name for layout in spec.idl.events):
@@ -75,19 +79,23 @@ def projection_views(
     return [(((schema, name), text), (schema, name) in taken) for name, text in texts.items()]  # type: ignore[operator]
 
 
-def _masked(data: str, key: str, redactions: Sequence[tuple[Redaction, str]], fields_in: str = "") -> str:
-    """The JSON with the fields blanked for which somebody wished so.
+# What is hidden, the table that has the wish, and the program whose events and accounts it is about.
+_Hidden: TypeAlias = tuple[Redaction, str, str]
+
+
+def _masked(row: str, key: str, redactions: Sequence[_Hidden], guard: str = "") -> str:
+    """The JSON of a row of events or accounts with the fields blanked for which somebody wished so, or may have wished so.
 
     A scalar look-up by key, not EXISTS: that one the planner may hash, and then a page of twenty events reads every vote.
     """
-    text = data
-    for redaction, table in redactions:
-        field = "'" + redaction.event_field.replace("'", "''") + "'"
-        blank = ", ".join(f"'{name}', NULL" for name in redaction.fields)
-        keyed = key.format(field=field)
-        guard = f"{data} ? {field} AND " if fields_in else ""
+    text = data = f"{row}.data"
+    for redaction, table, address in redactions:
+        field = _literal(redaction.event_field)
+        fields = [_literal(name) for name in redaction.fields]
+        blank = ", ".join(f"{name}, NULL" for name in fields)
         text = (
-            f"CASE WHEN {guard}(SELECT r.{quoted(redaction.flag)} FROM {table} r WHERE r.{_key(redaction)} = {keyed})"
+            f"CASE WHEN {row}.program = {_literal(address)} AND {guard.format(field=field)}{data} ?| ARRAY[{', '.join(fields)}]"
+            f" AND coalesce((SELECT r.{quoted(redaction.flag)} FROM {table} r WHERE r.{_key(redaction)} = {key.format(field=field)}), true)"
             f" THEN {text} || jsonb_build_object({blank}) ELSE {text} END"
         )
     return text

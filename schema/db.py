@@ -26,6 +26,8 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 8_000
 READER_IDLE_IN_TRANSACTION_TIMEOUT_MS = 600_000
 LOCK_TIMEOUT_MS = 20_000
 APPLICATION = "indexer"
+# How often two connections take turns to see whether they are given each other's session.
+_TURNS = 5
 # What the server says about a connection that more waiting will not mend.
 _CONFIGURATION_STATES = frozenset({"28000", "28P01", "3D000", "42501", "42704"})
 _CONFIGURATION_WORDS = (
@@ -60,10 +62,32 @@ def check_dsn(dsn: str, timeout_s: float = CONNECT_TIMEOUT_S, programs: Sequence
                 f' as an administrator: ALTER ROLE "{conn.info.user}" SET default_transaction_read_only = off',
                 EXIT_USAGE,
             )
+        _must_keep_its_session(conn, dsn, timeout_s)
         _must_be_our_ledger(conn)
         _must_be_our_read_models(conn, programs)
         version = conn.info.server_version
         return f"{describe(dsn)}, PostgreSQL {version // 10000}.{version % 10000}"
+
+
+def _must_keep_its_session(conn: psycopg.Connection[Any], dsn: str, timeout_s: float) -> None:
+    """UserError 2 behind a pooler that gives each transaction whatever session is free: our locks and settings would be other people's, theirs
+    ours, and prepared statements would be those of nobody. One that keeps a session for as long as a client is connected can be used."""
+
+    def session(of: psycopg.Connection[Any]) -> Any:
+        return of.execute("SELECT pg_backend_pid()").fetchone()
+
+    ours = session(conn)
+    if ours == (conn.info.backend_pid,):
+        return  # Nobody stands between: what the server called itself at the start is what answers.
+    with connect(dsn, timeout_s=timeout_s) as other:
+        # A free session is given to the next who asks: with two clients that take turns, to the other one.
+        shared = any(session(other) == ours or session(conn) != ours for _ in range(_TURNS))
+    if shared:
+        raise UserError(
+            f"{SETTING}: {describe(dsn)} is a pooler that gives each transaction another session of the server; "
+            "name the server itself, or a pool that keeps sessions (PgBouncer: pool_mode=session)",
+            EXIT_USAGE,
+        )
 
 
 def _must_be_our_read_models(conn: psycopg.Connection[Any], programs: Sequence[str]) -> None:
@@ -100,7 +124,12 @@ def _must_be_our_ledger(conn: psycopg.Connection[Any]) -> None:
     if not names:
         return
     where = f"{SETTING}: database {conn.info.dbname!r}"
-    if "schema_version" not in names:
+    # Others have a table of this name too: ours names its revision in this column, or is alone, as a downgrade to nothing leaves it.
+    versioned = conn.execute(
+        "SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relnamespace = to_regnamespace('ledger')"
+        " AND c.relname = 'schema_version' AND a.attname = 'version_num'"
+    ).fetchone()
+    if versioned is None or (len(names) > 1 and _current(conn) is None):
         raise UserError(
             f"{where} has a schema 'ledger' that is not ours (it holds {', '.join(sorted(names)[:3])}); name another database",
             EXIT_USAGE,

@@ -34,7 +34,6 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         if name in ("downgrade", "reset"):
             verb.add_argument("--yes", metavar="DATABASE", help="the database's name, given instead of being asked for")
         verb.add_argument("--json", action="store_true", help="one JSON document")
-        verb.add_argument("--config", metavar="FILE", help="TOML file with settings (also INDEXER_CONFIG)")
     parser.set_defaults(func=run)
 
 
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from indexer.settings import load
     from schema import db
 
-    dsn = load(getattr(args, "config", None)).need_database()
+    dsn = load(args.config).need_database()
     db.check_dsn(dsn)
     verb = args.verb
     if verb == "upgrade":

@@ -38,7 +38,6 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         verb.add_argument("id", type=int)
     for verb in verbs.choices.values():
         verb.add_argument("--json", action="store_true", help="JSON on stdout")
-        verb.add_argument("--config", metavar="FILE", help="TOML file with settings (also INDEXER_CONFIG)")
     parser.set_defaults(func=run)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     fetch.add_argument("address", metavar="ADDRESS", help="the program")
-    fetch.add_argument("--url", default=None, help="the node's HTTP URL (default: INDEXER_RPC_URL)")
+    fetch.add_argument("--url", default=None, help="the node's HTTP URL (default: the setting rpc_url)")
     fetch.add_argument("--output", metavar="FILE", help="write the IDL here (default: stdout)")
     fetch.add_argument("--json", action="store_true", help="the IDL is JSON in any case")
     fetch.set_defaults(func=_fetch)
@@ -123,25 +122,17 @@ def _text(layout: Any) -> str:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from indexer.settings import endpoints
     from programs.base58 import address_bytes
     from programs.chain_idl import ChainIdlError
     from programs.urls import shown
 
-    url = args.url or os.environ.get("INDEXER_RPC_URL")
-    if not url:
-        raise UserError("--url: no node is named; give --url or set INDEXER_RPC_URL")
-    named = "--url" if args.url else "INDEXER_RPC_URL"
-    try:
-        urls = endpoints(url)
-    except ValueError as error:
-        raise UserError(f"{named}: {error}") from None
+    named, urls = _endpoints(args)
     try:
         program = address_bytes(args.address)
     except ValueError as error:
         raise UserError(f"ADDRESS: {error}; give the program's address") from None
     try:
-        found = _fetched(program, urls)
+        found = _fetched(program, named, urls)
     except ChainIdlError as error:
         raise UserError(f"ADDRESS {args.address}: {error}", EXIT_WRONG) from None
     if found is None:
@@ -164,7 +155,19 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fetched(program: bytes, urls: Sequence[str]) -> ChainIdl | None:
+def _endpoints(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
+    """What names the nodes, and their URLs in order of preference. UserError (2) when they are none."""
+    from indexer.settings import endpoints, load
+
+    if args.url is None:
+        return "INDEXER_RPC_URL", load(args.config).rpc_urls
+    try:
+        return "--url", endpoints(args.url)
+    except ValueError as error:
+        raise UserError(f"--url: {error}") from None
+
+
+def _fetched(program: bytes, named: str, urls: Sequence[str]) -> ChainIdl | None:
     """The program's IDL, read from the first endpoint that answers. UserError (3) when none does."""
     import asyncio
 
@@ -179,7 +182,7 @@ def _fetched(program: bytes, urls: Sequence[str]) -> ChainIdl | None:
             async def account(address: str) -> bytes | None:
                 data = await rpc.get_account(address)
                 if isinstance(data, Failure):
-                    raise UserError(f"--url: {data.message}; check that it runs and serves it", EXIT_UNREACHABLE)
+                    raise UserError(f"{named}: {data.message}; check that it runs and serves it", EXIT_UNREACHABLE)
                 return data
 
             return await chain_idl.fetch(program, account)

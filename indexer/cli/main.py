@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import gc
 import importlib
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from indexer.cli.output import discard, unheard
 from indexer.log import printable
 from programs.errors import EXIT_WRONG, UserError
 
@@ -74,9 +74,19 @@ def parser() -> argparse.ArgumentParser:
             continue
         module.register(sub)
     for child in sub.choices.values():
-        if not any("--config" in action.option_strings for action in child._actions):
-            child.add_argument("--config", metavar="FILE", help="TOML file with settings (also INDEXER_CONFIG)")
+        _takes_config(child, None)
     return top
+
+
+def _takes_config(command: argparse.ArgumentParser, default: object) -> None:
+    """Give a command and its verbs `--config`. A verb has no default: it would replace what was given before the verb."""
+    if not any("--config" in action.option_strings for action in command._actions):
+        text = "TOML file with settings (also INDEXER_CONFIG)"
+        command.add_argument("--config", metavar="FILE", default=default, help=text)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _takes_config(verb, argparse.SUPPRESS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         code = int(arguments.func(arguments))
-        sys.stdout.flush()
+        with unheard():
+            sys.stdout.flush()
         return code
     except UserError as error:
         return _told(error)
@@ -93,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; nothing is wrong with us.
-        _discard()
+        discard()
         return 0
     except Exception as error:
         return _unforeseen(error)
@@ -110,18 +121,12 @@ def _streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard() -> None:
-    """Let what is still in stdout's buffer go nowhere: at the interpreter's end it would be tried again."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _unforeseen(error: Exception) -> int:
     """What no command foresaw, in one line. INDEXER_LOG_LEVEL=debug shows where it came from."""
     if os.environ.get("INDEXER_LOG_LEVEL", "").lower() == "debug":
         traceback.print_exc()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-        _discard()
+        discard()
         return _told(UserError(f"the output can't be written: {error.strerror}", EXIT_WRONG))
     if any(base.__module__.partition(".")[0] in ("psycopg", "sqlalchemy") for base in type(error).__mro__):
         from schema.db import trouble

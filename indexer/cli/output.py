@@ -5,6 +5,8 @@ Results go to stdout; progress goes to stderr, as a bar on a terminal and as a l
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +51,21 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     return f"{cell:,.1f}" if isinstance(cell, float) else cell
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """For what is printed beside the work: when its reader went away the work goes on, or has its exit code, and the rest goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        discard()
+
+
+def discard() -> None:
+    """Let what is still in stdout's buffer go nowhere: at the interpreter's end it would be tried again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,16 +96,24 @@ def _waits(tell: Tell) -> Callable[[Waiting], None]:
 
 
 def _tell(name: str) -> Callable[[tuple[TableDifference, ...]], None]:
+    from indexer.cli.output import unheard
+
     def tell(found: tuple[TableDifference, ...]) -> None:
-        print(f"{name}: the new tables against those that serve now")
-        for d in found:
-            print(f"  {d.table:<16} {d.rows:>10,} rows  +{d.added} -{d.removed} ~{d.changed}")
-            for key, old, new in d.examples:
-                names = sorted(n for n in {**(old or {}), **(new or {})} if (old or {}).get(n) != (new or {}).get(n))
-                print(f"    {key}: {'only new' if old is None else 'only old' if new is None else ', '.join(names)}")
-        sys.stdout.flush()
+        # Who only wanted the first lines did not ask that the swap be left out.
+        with unheard():
+            _differences(name, found)
+            sys.stdout.flush()
 
     return tell
+
+
+def _differences(name: str, found: tuple[TableDifference, ...]) -> None:
+    print(f"{name}: the new tables against those that serve now")
+    for d in found:
+        print(f"  {d.table:<16} {d.rows:>10,} rows  +{d.added} -{d.removed} ~{d.changed}")
+        for key, old, new in d.examples:
+            names = sorted(n for n in {**(old or {}), **(new or {})} if (old or {}).get(n) != (new or {}).get(n))
+            print(f"    {key}: {'only new' if old is None else 'only old' if new is None else ', '.join(names)}")
 
 
 def _show(reports: Sequence[Report], args: argparse.Namespace) -> None:

@@ -89,6 +89,32 @@ def test_an_anonymous_voter_is_shown_nowhere(chain: Any) -> None:
     assert rows(chain.dsn, "SELECT selections FROM voting.votes") == [([1],)]
 
 
+def test_an_anonymous_voter_is_not_shown_while_his_event_is_parked(chain: Any) -> None:
+    spec = votes_of(chain)
+    # The ledger begins behind the question: its votes can't be counted, but they are decoded, and their accounts are mirrored.
+    chain.seal(
+        history.transaction(
+            2,
+            0,
+            history.vote("a", 0, "secret", 1, [0, 1], anonymous=True),
+            history.vote("a", 0, "open", 1, [0, 2]),
+        ),
+    )
+    wallet = history.address("secret")
+    with db.connect(chain.dsn) as conn:
+        conn.execute(
+            "INSERT INTO projections.accounts (address, program, program_id, slot, name, data, lamports, owner, closed, created_slot)"
+            " VALUES ('vote', %s, 1, 2, 'Vote', jsonb_build_object('voter', %s::text, 'anonymous', true), 1, %s, false, 2)",
+            (spec.address, wallet, spec.address),
+        )
+    follow(chain.dsn, spec)
+    assert rows(chain.dsn, "SELECT count(*) FROM ledger.dead_letters WHERE resolved_at IS NULL") == [(2,)]
+    for schema, name in rows(chain.dsn, "SELECT schema, name FROM projections.views"):
+        shown = rows(chain.dsn, f'SELECT to_jsonb(v)::text FROM "{schema}"."{name}" v')
+        assert not any(wallet in text for (text,) in shown), (schema, name)
+    assert rows(chain.dsn, "SELECT data ->> 'question' IS NOT NULL FROM events.decoded") == [(True,), (True,)]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_arrival_gives_the_rebuilt_tables(chain: Any, seed: int) -> None:
     rng = random.Random(seed)
@@ -158,6 +184,15 @@ def test_a_past_slot_is_built_beside(chain: Any) -> None:
     rebuild(chain.dsn, (spec,), "voting", as_of=(4, "past"))
     assert rows(chain.dsn, "SELECT name FROM past.communities") == [("a",)]
     assert rows(chain.dsn, "SELECT name FROM voting.communities") == [("new",)]
+    held = "SELECT to_regnamespace('projection_' || id) IS NOT NULL FROM projections.generations WHERE state = 'as_of'"
+    with db.connect(chain.dsn) as conn:
+        bootstrap.clean_litter(conn)
+        assert rows(chain.dsn, held) == [(True,)]
+        conn.execute("DROP SCHEMA past CASCADE")
+        bootstrap.clean_litter(conn)
+    assert rows(chain.dsn, held) == []
+    rebuild(chain.dsn, (spec,), "voting", as_of=(5, "past"))
+    assert rows(chain.dsn, "SELECT name FROM past.communities") == [("new",)]
 
 
 def test_a_second_worker_applies_nothing_twice(chain: Any) -> None:

@@ -23,6 +23,7 @@ from schema import db as database
 from schema import roles, tables
 from schema.embedded import EmbeddedPostgres, path_binaries, wheel_binaries
 from schema.errors import retryable
+from tests.integration.schema.pooler import pooler
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -125,6 +126,17 @@ def test_a_bad_url_is_one_line_without_the_password(url: str, code: int, word: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_pooler_that_gives_each_transaction_another_session_is_refused(db: str) -> None:
+    with pooler(db, sessions=False) as pooled, pytest.raises(UserError, match="pool_mode=session") as caught:
+        database.check_dsn(pooled)
+    assert caught.value.exit_code == 2
+
+
+def test_a_pooler_that_keeps_sessions_can_be_used(db: str) -> None:
+    with pooler(db, sessions=True) as pooled:
+        assert "PostgreSQL" in database.check_dsn(pooled)
+
+
 def test_a_database_that_cannot_serve_is_refused(db: str) -> None:
     with pytest.raises(UserError, match="does not exist") as caught:
         database.check_dsn(make_conninfo(db, dbname="nowhere"))
@@ -142,6 +154,15 @@ def test_a_database_that_cannot_serve_is_refused(db: str) -> None:
 FOREIGN = {
     "somebody else's ledger": (
         "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int); INSERT INTO ledger.accounts VALUES (7)",
+        "not ours",
+    ),
+    "one with a table of versions": (
+        "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int); CREATE TABLE ledger.schema_version (at int)",
+        "not ours",
+    ),
+    "one with an empty table like ours": (
+        "DROP SCHEMA ledger CASCADE; CREATE SCHEMA ledger; CREATE TABLE ledger.accounts (a int);"
+        " CREATE TABLE ledger.schema_version (version_num text)",
         "not ours",
     ),
     "a newer program's": ("UPDATE ledger.schema_version SET version_num = '9999'", "newer"),

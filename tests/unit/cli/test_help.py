@@ -33,6 +33,15 @@ def test_help_shows_an_example_and_the_machine_form(name: str) -> None:
     assert "--json" in text
 
 
+@pytest.mark.parametrize("name", ["db current", "dead-letters list", "idl check"])
+def test_a_file_of_settings_may_stand_before_the_verb_or_behind_it(name: str) -> None:
+    command, verb = name.split()
+    file = ["x.json"] if verb == "check" else []
+    for words in ([command, "--config", "FILE", verb, *file], [command, verb, *file, "--config", "FILE"]):
+        assert parser().parse_args(words).config == "FILE"
+    assert parser().parse_args([command, verb, *file]).config is None
+
+
 def test_every_command_of_the_list_is_there() -> None:
     assert {name.split()[0] for name in ALL} == {name.replace("_", "-") for name in COMMANDS}
 

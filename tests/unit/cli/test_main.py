@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from indexer.cli import main as cli
-from indexer.cli import status
+from indexer.cli import rebuild, status
 from programs.errors import UserError
+from projections.rebuild import TableDifference
 from schema.db import trouble
 
 ERRORS = {
@@ -45,7 +48,7 @@ def test_every_error_is_one_line_and_a_code(
 
     monkeypatch.delenv("INDEXER_LOG_LEVEL", raising=False)
     monkeypatch.setattr(status, "run", fail)
-    monkeypatch.setattr(cli, "_discard", lambda: None)
+    monkeypatch.setattr(cli, "discard", lambda: None)
     assert cli.main(["status"]) == code
     err = capfd.readouterr().err
     assert err.startswith("error: ")
@@ -77,6 +80,26 @@ def test_output_that_nobody_takes_is_no_crash(redirection: str) -> None:
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert done.returncode == (1 if "full" in redirection else 0), done.stderr
+
+
+def test_what_is_wrong_is_said_also_to_whom_does_not_read(tmp_path: Path) -> None:
+    wrong = tmp_path / "idl.json"
+    field = {"name": "x", "type": "u7"}
+    kind = {"name": "T", "type": {"kind": "struct", "fields": [field]}}
+    wrong.write_text(json.dumps({"name": "x", "version": "1", "instructions": [], "types": [kind]}))
+    command = f"set -o pipefail; {sys.executable} -m indexer idl check {wrong} | true"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    assert subprocess.run(["bash", "-c", command], env=env, capture_output=True, timeout=60).returncode == 1
+
+
+def test_a_rebuild_goes_on_to_its_swap_when_nobody_reads_its_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        rebuild._tell("voting")((TableDifference("votes", 1, 0, 0, 0, ()),) * 1000)
+        print("what else is said goes nowhere", flush=True)
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("name", ["pg_past", "", "x" * 64])

@@ -175,6 +175,16 @@ def test_idl_fetch_shows_no_key_and_asks_the_next_endpoint() -> None:
     assert "hunter22" not in stderr
 
 
+def test_the_nodes_are_those_of_the_settings_and_their_keys_are_not_shown(tmp_path: Path) -> None:
+    config = tmp_path / "indexer.toml"
+    with devnode(DevNodeConfig(slot_ms=0)) as node:
+        config.write_text(f'rpc_url = "http://127.0.0.1:1/hush-hush,{node.rpc_url}/?key=hush-hush"')
+        whole = [sys.executable, "-m", "indexer", "idl", "fetch", P, "--config", str(config)]
+        done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "hush" in done.stderr) == (1, False)
+    assert "no IDL on the chain" in done.stderr
+
+
 def test_check_names_problems_and_show_shows_the_rest(idl: str, tmp_path: Path) -> None:
     assert run("idl", "check", idl, "--json")[1][0]["ok"] is True
     dirty = tmp_path / "dirty.json"

@@ -80,6 +80,16 @@ def test_many_silent_connections_do_not_keep_a_probe_waiting() -> None:
     assert float(told["indexer_http_connections_cut_total"]) >= 2 * CONNECTIONS_MAX
 
 
+def test_every_name_on_the_page_is_ours() -> None:
+    async def work(server: HttpServer) -> bytes:
+        return await ask(server, b"GET /metrics HTTP/1.1\r\n\r\n")
+
+    page = run(work).decode().partition("\r\n\r\n")[2]
+    names = [line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")]
+    assert [name for name in names if not name.startswith("indexer_")] == []
+    assert "indexer_process_resident_memory_bytes" in names
+
+
 def test_an_open_connection_leaves_no_trace_on_stderr_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
     async def work(server: HttpServer) -> None:
         await asyncio.open_connection("127.0.0.1", server.port)
