@@ -110,6 +110,23 @@ equal = all(d.equal for d in report.differences)
 print(json.dumps({"seconds": seconds, "cpu_s": sum(u.ru_utime + u.ru_stime for u in used), "memory_mb": peak / 1024, "equal": equal}))
 """
 
+# A reader in a process of its own, that tells when it first saw each slot: in ours its polling would hold the interpreter's lock that it measures.
+_WATCH = """
+import json, sys, time
+import psycopg
+dsn, seen, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+visible, until = {}, time.monotonic() + float(sys.argv[4])
+with psycopg.connect(dsn, autocommit=True) as conn:
+    print("ready", flush=True)
+    while seen < last and time.monotonic() < until:
+        slot, at = conn.execute("SELECT max(updated_slot), extract(epoch FROM clock_timestamp()) FROM voting.questions").fetchone()
+        if slot is not None and slot > seen:
+            visible.update((n, float(at)) for n in range(seen + 1, slot + 1))
+            seen = slot
+        time.sleep(0.001)
+print(json.dumps(visible))
+"""
+
 
 def _history() -> Any:
     spec = importlib.util.spec_from_file_location("projection_history", _HISTORY)
@@ -336,23 +353,8 @@ def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, sec
     rng = random.Random(1)
     base = votes + _PER_SLOT
     first = chain.sealed + 1
+    last = first + count - 1
     sealed: dict[int, float] = {}
-    visible: dict[int, float] = {}
-    over = threading.Event()
-
-    def watch() -> None:
-        with db.connect(dsn) as conn:
-            seen = 0
-            while not over.is_set():
-                row = conn.execute(
-                    "SELECT max(updated_slot), extract(epoch FROM clock_timestamp()) FROM voting.questions"
-                ).fetchone()
-                assert row is not None
-                if row[0] is not None and row[0] > seen:
-                    for slot in range(max(first, seen + 1), row[0] + 1):
-                        visible[slot] = float(row[1])
-                    seen = row[0]
-                time.sleep(0.001)
 
     async def seals() -> None:
         import asyncio
@@ -381,18 +383,14 @@ def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, sec
 
     import asyncio
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    command = [sys.executable, "-c", _WATCH, dsn, str(first - 1), str(last), str(seconds + 60)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
         asyncio.run(seals())
-        deadline = time.monotonic() + 30
-        while first + count - 1 not in visible and time.monotonic() < deadline:
-            time.sleep(0.01)
-    finally:
-        over.set()
-        watcher.join()
-    chain.sealed = first + count - 1
-    return sorted((visible[slot] - at) * 1_000 for slot, at in sealed.items())
+        visible = json.loads(watcher.communicate()[0])
+    chain.sealed = last
+    return sorted((visible[str(slot)] - at) * 1_000 for slot, at in sealed.items())
 
 
 def _quantile(values: Sequence[float], part: float) -> float:
