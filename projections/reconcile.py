@@ -43,7 +43,7 @@ _SUSPECTS_MAX = 20_000
 _CALL_ATTEMPTS = 6
 _BACKOFF_S = 0.25
 _BACKOFF_S_MAX = 5.0
-# Some two million accounts. All of them are held at once: this is what the comparison may take.
+# A listing is held whole, so this bounds what the comparison takes of memory, whatever a node sends.
 _BODY_BYTES_MAX = 1 << 30
 # A listing that trickles in for ever ends here.
 _BODY_SECONDS_MAX = 300.0

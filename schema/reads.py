@@ -205,15 +205,17 @@ def _row(fields: Sequence[Any]) -> LedgerRow:
     ) = fields
     # The binary form hands out bytes: nothing is copied again.
     raw = rows.held(
-        slot,
-        index,
-        signature,
-        block_time,
-        err,
-        wire,
-        None if logs is None else _lines(logs),
-        inner,
-        rows.split_loaded(loaded) if loaded else (),
-        version,
+        rows.stored(
+            slot,
+            index,
+            signature,
+            block_time,
+            err,
+            wire,
+            None if logs is None else _lines(logs),
+            inner,
+            rows.split_loaded(loaded) if loaded else (),
+            version,
+        )
     )
     return LedgerRow(position, tuple(programs), origin, witnesses, raw)

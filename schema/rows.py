@@ -125,21 +125,10 @@ def stored(
     return cast(StoredTransaction, raw)
 
 
-def held(
-    slot: int,
-    transaction_index: int,
-    signature: bytes,
-    block_time: int | None,
-    err: str | None,
-    wire: bytes,
-    logs: tuple[str, ...] | None,
-    inner: bytes | None,
-    loaded: tuple[bytes, ...],
-    version: int | None,
-) -> StoredTransaction:
-    """The same for a row that the ledger holds. Its signature is text at once: who reads rows wants that, and inner instructions seldom."""
-    raw = stored(slot, transaction_index, signature, block_time, err, wire, logs, inner, loaded, version)
-    _SIGNATURE.__set__(raw, base58.signature_text(signature))
+def held(raw: StoredTransaction) -> StoredTransaction:
+    """It, made ready for who reads the ledger: with its signature's text, which everybody wants, and with inner instructions where there are none."""
+    _SIGNATURE.__set__(raw, base58.signature_text(raw.signature_bytes))
+    inner = raw.inner_bytes
     if inner is None or inner == _NO_INNER:
         _INNER.__set__(raw, None if inner is None else ())
     return raw

@@ -107,8 +107,10 @@ def test_the_digest_is_the_documented_bytes(raw: RawTransaction) -> None:
 def test_a_row_that_is_read_is_the_transaction_that_was_written(raw: RawTransaction) -> None:
     inner = None if raw.inner is None else rows.encode_inner(raw.inner)
     parts = (raw.slot, raw.transaction_index, base58.decode(raw.signature), raw.block_time, raw.err, raw.wire, raw.logs)
-    for made in (rows.stored, rows.held):
-        read = made(*parts, inner, raw.loaded, raw.version)
+    for as_read in (False, True):
+        read = rows.stored(*parts, inner, raw.loaded, raw.version)
+        if as_read:
+            rows.held(read)
         assert {read, raw} == {raw}
         assert raw == read
         assert prepare_row(read, (1,), 0) == prepare_row(raw, (1,), 0)
