@@ -2,8 +2,10 @@
 
     python -m tests.bench.bench_projections [--votes N] [--large N] [--seconds S] [--json]
 
-Floors of the same run: the same tables, with the same indexes, made by set-based SQL from events already decoded, and a handler that does
-its SQL per event.
+`live_projection`: the voting tables followed in batches of 1,000 events that are decoded already. `ledger_to_tables`: the whole of following,
+from the ledger through reading and decoding to the voting tables and the table of all events.
+Floors of the same run: the same tables, with the same indexes, made by set-based SQL from events already decoded, and made by a handler that
+does its SQL per event, from events already decoded too.
 CPU seconds are those of this process, its children and the server; on a machine that does other things they say more than the clock.
 `--large N` fills a second, larger ledger and compares the rebuild's cost an event and its memory with the smaller one. Its tables are built
 from nothing, so there is nothing to compare them with before the swap.
@@ -24,6 +26,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,11 @@ import psycopg
 
 from programs import base58
 from projections import bootstrap, catalogue
-from projections.worker import Worker
-from schema import db, ledger
+from projections.apply import Batch, batch_of
+from projections.decoding import Decoder
+from projections.tape import Tape
+from projections.worker import ProjectionFollower, Worker
+from schema import db, ledger, reads
 from schema.embedded import open_database
 from schema.rows import COLUMNS, encode_logs, prepare_row
 
@@ -260,12 +266,12 @@ def _by_sets(dsn: str, *, compare: bool = True) -> Measured:
         conn.execute("CREATE SCHEMA floor")
         for table in _TABLES:
             conn.execute(f"CREATE TABLE floor.{table} (LIKE {tables}.{table})")
-        indexes = conn.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = %s", (tables,)).fetchall()
+        indexes = _indexes(conn, tables)
         conn.execute("CHECKPOINT")
         with measured() as found:
             for statement in _SET.replace("{0}", events).split(";\n")[:-1]:
                 conn.execute(statement)
-            for (definition,) in indexes:
+            for definition in indexes:
                 conn.execute(definition.replace(f"{tables}.", "floor."))
             for table in _TABLES:
                 conn.execute(f"ANALYZE floor.{table}")
@@ -308,6 +314,51 @@ def _until_projected(worker: Worker, rows: int) -> None:
         time.sleep(0.005)
 
 
+class _InHand(Tape):
+    """A tape that holds every batch already: what following costs without reading and decoding."""
+
+    def __init__(self, dsn: str, spec: Any, rows_max: int) -> None:
+        super().__init__((spec,), rows_max)
+        decoder, position = Decoder((spec,)), 0
+        self._of: dict[int, Batch] = {}
+        with db.connect(dsn) as conn:
+            while rows := reads.read_batch(conn, position, rows_max):
+                batch = self._of[position] = batch_of(position, rows, decoder)
+                position = batch.last
+
+    def after(self, position: int) -> Batch | None:
+        return self._of.get(position, Batch(position, position, (), ()))
+
+
+def _projection_alone(dsn: str, spec: Any, rows_max: int) -> Measured:
+    """The voting tables once more from nothing, live: batches decoded beforehand, each folded, written and committed with its checkpoint."""
+    (projection,) = spec.projections
+    tape = _InHand(dsn, spec, rows_max)
+    follower = ProjectionFollower((spec,), spec, projection)
+    with db.connect(dsn) as conn:
+        conn.execute("SET synchronous_commit = off")
+        schema = catalogue.states(conn)[follower.name].schema
+        _alike(conn, "beside", schema)
+        for table in _TABLES:
+            conn.execute(f"INSERT INTO beside.{table} TABLE {schema}.{table}")
+            conn.execute(f"TRUNCATE {schema}.{table}")
+        conn.execute(
+            "UPDATE projections.installed SET position = 0, slot = -1, transaction_index = -1, revision = revision + 1 WHERE name = %s",
+            (follower.name,),
+        )
+        conn.execute("CHECKPOINT")
+        with measured() as found:
+            while follower.step(conn, tape):
+                pass
+        if follower.failed is not None:
+            raise RuntimeError(follower.failed)
+        for table in _TABLES:
+            one, other = f"TABLE beside.{table}", f"TABLE {schema}.{table}"
+            if conn.execute(f"({one} EXCEPT {other}) UNION ALL ({other} EXCEPT {one}) LIMIT 1").fetchone() is not None:
+                raise RuntimeError(f"{table} followed from batches in hand differs from {table} followed from the ledger")
+    return found
+
+
 def _rebuilt(dsn: str, history: Any, program_id: int, name: str = "voting", *, compare: bool = True) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", _REBUILD, dsn, history.PROGRAM, str(program_id), str(_IDL), name],
@@ -321,29 +372,67 @@ def _rebuilt(dsn: str, history: Any, program_id: int, name: str = "voting", *, c
     return found
 
 
-def _per_event(dsn: str, schema: str, rows_max: int) -> float:
-    """Events a second of a handler that reads and writes by SQL, a transaction an event."""
+def _alike(conn: Any, schema: str, tables: str) -> None:
+    """The projection's tables once more in another schema, empty, with the same keys and indexes."""
+    conn.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    conn.execute(f"CREATE SCHEMA {schema}")
+    for table in _TABLES:
+        conn.execute(f"CREATE TABLE {schema}.{table} (LIKE {tables}.{table})")
+    for definition in _indexes(conn, tables):
+        conn.execute(definition.replace(f"{tables}.", f"{schema}."))
+
+
+def _indexes(conn: Any, tables: str) -> list[str]:
+    found = conn.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = %s", (tables,)).fetchall()
+    return [definition for (definition,) in found]
+
+
+_VOTE = """INSERT INTO naive.votes (vote, community, question, voter, status, selections, revealed, anonymous, anonymous_ever, reclaimed,
+    cast_at, updated_at, changes, bump, created_slot, created_signature, updated_slot, updated_signature)
+    VALUES (%(vote)s, %(community)s, %(question)s, %(voter)s, 'cast', %(chosen)s, false, %(anonymous)s, %(ever)s, false, %(at)s, %(at)s, 0,
+    %(bump)s, %(slot)s, %(signature)s, %(slot)s, %(signature)s)
+    ON CONFLICT (vote) DO UPDATE SET status = excluded.status, selections = excluded.selections, anonymous = excluded.anonymous,
+    anonymous_ever = excluded.anonymous_ever, cast_at = excluded.cast_at, updated_at = excluded.updated_at, changes = 0,
+    updated_slot = excluded.updated_slot, updated_signature = excluded.updated_signature"""
+_TALLY = """UPDATE naive.questions SET tallies = %(tallies)s, ballots_cast = %(ballots_cast)s, updated_slot = %(slot)s,
+    updated_signature = %(signature)s WHERE question = %(question)s"""
+
+
+def _per_event(dsn: str, rows_max: int) -> float:
+    """Events a second of a handler as one writes it by hand: the same tables with the same indexes, from events already decoded, an event
+    a transaction that looks for the row, writes it, updates the question and notes how far it is."""
     with db.connect(dsn) as conn:
-        conn.execute(
-            "CREATE TABLE floor.naive (vote text PRIMARY KEY, question text, voter text, selections text, slot bigint)"
-        )
-        conn.execute("CREATE TABLE floor.naive_questions (question text PRIMARY KEY, tallies jsonb)")
+        states = catalogue.states(conn)
+        tables, decoded = states["voting.voting"].schema, states["events"].schema
+        _alike(conn, "naive", tables)
+        conn.execute("CREATE TABLE naive.checkpoint AS SELECT 0::bigint AS position")
+        for table in ("communities", "questions"):
+            conn.execute(f"INSERT INTO naive.{table} TABLE {tables}.{table}")
         events = conn.execute(
-            f"SELECT data, slot FROM {schema}.decoded WHERE name = 'VoteCast' ORDER BY position LIMIT %s", (rows_max,)
+            f"SELECT data, slot, signature, position FROM {decoded}.decoded WHERE name = 'VoteCast' ORDER BY position LIMIT %s",
+            (rows_max,),
         ).fetchall()
+        conn.execute("VACUUM ANALYZE")
         started = time.perf_counter()
-        for data, slot in events:
+        for data, slot, signature, position in events:
             with conn.transaction():
-                conn.execute("SELECT * FROM floor.naive WHERE vote = %s", (data["vote"],)).fetchone()
-                conn.execute(
-                    "INSERT INTO floor.naive VALUES (%s, %s, %s, %s, %s) ON CONFLICT (vote) DO UPDATE SET slot = excluded.slot",
-                    (data["vote"], data["question"], data["voter"], data["selections"], slot),
-                )
-                conn.execute(
-                    "INSERT INTO floor.naive_questions VALUES (%s, %s) ON CONFLICT (question) DO UPDATE SET tallies = excluded.tallies",
-                    (data["question"], json.dumps(data["tallies"])),
-                )
-        return len(events) / (time.perf_counter() - started)
+                before = conn.execute("SELECT anonymous_ever FROM naive.votes WHERE vote = %s", (data["vote"],)).fetchone()
+                event = {
+                    **data,
+                    "slot": slot,
+                    "signature": signature,
+                    "chosen": list(bytes.fromhex(data["selections"])),
+                    "ever": data["anonymous"] or bool(before and before[0]),
+                    "at": datetime.fromtimestamp(data["timestamp"], UTC),
+                }
+                conn.execute(_VOTE, event)
+                conn.execute(_TALLY, event)
+                conn.execute("UPDATE naive.checkpoint SET position = %s", (position,))
+        seconds = time.perf_counter() - started
+        row = conn.execute(f"SELECT count(*) FROM (TABLE naive.votes EXCEPT TABLE {tables}.votes) d").fetchone()
+        if row != (0,):
+            raise RuntimeError(f"the votes of the handler by hand are not those of the projection: {row}")
+        return len(events) / seconds
 
 
 def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, seconds: float) -> list[float]:
@@ -409,24 +498,25 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
     with measured() as live, _running(worker):
         _until_projected(worker, votes + _QUESTIONS)
     with db.connect(dsn) as conn:
-        row = conn.execute(
-            "SELECT 'projection_' || generation FROM projections.installed WHERE name = 'events'"
-        ).fetchone()
-        assert row is not None
         conn.execute("VACUUM ANALYZE")
+    alone = _projection_alone(dsn, spec, 1_000)
     set_based = _by_sets(dsn)
     rebuilt = _rebuilt(dsn, history, chain.program_id)
-    naive = _per_event(dsn, row[0], min(votes, 3_000))
+    naive = _per_event(dsn, min(votes, 3_000))
     found = {
         "votes": votes,
-        "live_events_s": votes / live.seconds,
-        "live_cpu_us_event": live.cpu_s / votes * 1e6,
+        "live_projection_events_s": votes / alone.seconds,
+        "live_projection_cpu_us_event": alone.cpu_s / votes * 1e6,
+        "live_projection_server_cpu_us_event": alone.server_cpu_s / votes * 1e6,
+        "ledger_to_tables_events_s": votes / live.seconds,
+        "ledger_to_tables_cpu_us_event": live.cpu_s / votes * 1e6,
+        "ledger_to_tables_server_cpu_us_event": live.server_cpu_s / votes * 1e6,
         "rebuild_events_s": votes / rebuilt["seconds"],
         "rebuild_cpu_us_event": rebuilt["cpu_s"] / votes * 1e6,
         "rebuild_memory_mb": rebuilt["memory_mb"],
         "set_sql_events_s": votes / set_based.seconds,
         "per_event_sql_events_s": naive,
-        "live_to_per_event_sql": votes / live.seconds / naive,
+        "live_projection_to_per_event_sql": votes / alone.seconds / naive,
         "rebuild_to_set_sql": set_based.seconds / rebuilt["seconds"],
         "rebuild_to_per_event_sql": votes / rebuilt["seconds"] / naive,
     }
