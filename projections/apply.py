@@ -20,7 +20,7 @@ from projections.copytext import NULL, escaped, iso, json_text
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import UNDECODABLE, Parked, Poison, fold
 from projections.model import Event, Projection, moment
-from projections.store import Store, delete_scopes, query, quoted
+from projections.store import Store, Writes, delete_scopes, query, quoted
 from schema import reads
 from schema.reads import LedgerRow, RetractionRow
 
@@ -218,11 +218,8 @@ def advance(
         scopes: list[str] | None = None
     else:
         scopes = sorted(disturbed)
-        if target.stopped is None or target.skip is None:
-            target.stopped = catalogue.parked_scopes(conn, name, target.letters)
-            target.skip = catalogue.discarded(conn, name, target.letters)
         ordered = [e for e in mine if _scope(target.projection, e) not in disturbed] if disturbed else mine
-        parked = fold(target.projection, target.store, ordered, target.stopped, target.skip)
+        parked = _folded(conn, target, ordered)
         target.store.write()
         catalogue.park(conn, name, target.spec.program_id, parked, target.letters)
     place = max(before, batch.place)
@@ -240,6 +237,54 @@ def advance(
             e for e in mine if isinstance(e, Poison) and (scopes is None or _scope(target.projection, e) in scopes)
         ]
         refold(conn, target, decoder, scopes, position, poisons)
+
+
+def _folded(conn: Conn, target: Target, events: Sequence[Event | Poison]) -> list[Parked]:
+    if target.stopped is None or target.skip is None:
+        target.stopped = catalogue.parked_scopes(conn, target.state.name, target.letters)
+        target.skip = catalogue.discarded(conn, target.state.name, target.letters)
+    return fold(target.projection, target.store, events, target.stopped, target.skip)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A batch that was folded before the one before it is committed: what it leaves to be written, and the state that it leads to."""
+
+    target: Target
+    writes: Writes
+    parked: list[Parked]
+    before: State
+    state: State
+
+    def commit(self, conn: Conn) -> None:
+        """Write it, in the caller's transaction. Overtaken when the tables are not where they were believed to be."""
+        if catalogue.lock(conn, self.before.name) != self.before:
+            raise Overtaken
+        self.writes.perform(conn)
+        catalogue.park(conn, self.before.name, self.target.spec.program_id, self.parked, self.target.letters)
+        catalogue.save(conn, self.state)
+
+
+class Overtaken(Exception):
+    """Another writer was here, or the tables were swapped: what was folded ahead is worth nothing."""
+
+
+def fold_ahead(conn: Conn, target: Target, batch: Batch) -> Ahead | None:
+    """Fold a batch without retractions, to be written later. None, and nothing done, when scopes would have to be folded anew.
+
+    No lock is held. Rows that are read here may be changed by somebody else before the batch commits; who does so changes the projection's
+    state too, and the commit notices. Rows of batches that are not committed yet are in the store.
+    """
+    state = target.state
+    batch = batch.since(state.position)
+    mine = [event for event in batch.events if event.program == target.spec.address]
+    if _disturbed(conn, target, mine, (state.slot, state.transaction_index), ()) != set():
+        return None
+    parked = _folded(conn, target, mine)
+    writes = target.store.stage()
+    place = max((state.slot, state.transaction_index), batch.place)
+    target.state = replace(state, position=max(batch.last, state.position), slot=place[0], transaction_index=place[1])
+    return Ahead(target, writes, parked, state, target.state)
 
 
 def _scope(projection: Projection, event: Event | Poison) -> str:

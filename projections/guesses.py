@@ -17,6 +17,7 @@ class Misguessed(Exception):
 
     def __init__(self, table: str) -> None:
         super().__init__(f"{table}: a row was there that was guessed missing")
+        self.table = table
 
 
 class Guesses:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -27,9 +28,10 @@ from projections.bootstrap import REBUILD_LOCK_SPACE, clean_litter
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.dead_letters import settle_undecodable
 from projections.decoding import Decoder, ProgramSpec
-from projections.fold import fold
+from projections.fold import Parked, fold
 from projections.model import Projection
-from projections.store import Store, create_indexes, create_tables, query, quoted
+from projections.pipeline import Writer
+from projections.store import Store, Writes, create_indexes, create_tables, query, quoted
 from projections.supply import Wanted, parts
 from projections.views import create_view, installed_name, projection_views, replace_views
 from schema import db, reads, roles
@@ -162,15 +164,14 @@ def rebuild(
             raise
 
 
-@contextmanager
-def _connection(dsn: str) -> Iterator[Conn]:
-    with db.connect(dsn, application=_APPLICATION) as conn:
-        # Half-built tables need no disk to wait for; the swap does, and says so.
-        conn.execute("SET synchronous_commit = off; SET maintenance_work_mem = '128MB'; SET work_mem = '32MB'")
-        with contextlib.suppress(psycopg.Error):
-            # The server process of a rebuild that was killed ends, and with it its lock, also in the middle of a long statement.
-            conn.execute("SET client_connection_check_interval = '1s'")
-        yield conn
+def _connection(dsn: str) -> Conn:
+    conn = db.connect(dsn, application=_APPLICATION)
+    # Half-built tables need no disk to wait for; the swap does, and says so.
+    conn.execute("SET synchronous_commit = off; SET maintenance_work_mem = '128MB'; SET work_mem = '32MB'")
+    with contextlib.suppress(psycopg.Error):
+        # The server process of a rebuild that was killed ends, and with it its lock, also in the middle of a long statement.
+        conn.execute("SET client_connection_check_interval = '1s'")
+    return conn
 
 
 @contextmanager
@@ -242,17 +243,24 @@ class _Rows:
             position = reads.head(conn)
         stopped: set[str] = set()
         skip = catalogue.discarded(conn, self.name, letters)
-        count, place = 0, (-1, -1)
+        count, place, before = 0, (-1, -1), store.stage()
         wanted = Wanted(self._spec.address, self._spec.program_id, position, retraction_id, self._slot_to)
-        with parts(self.dsn, self.specs, wanted, position) as supply:
+        with (
+            parts(self.dsn, self.specs, wanted, position) as supply,
+            closing(Writer(lambda: _connection(self.dsn), "rebuild-writer")) as writer,
+        ):
             for part in supply:
-                with conn.transaction():
-                    parked = fold(projection, store, part.events, stopped, skip)
-                    store.write()
-                    catalogue.park(conn, self.name, self._spec.program_id, parked, letters)
+                parked = fold(projection, store, part.events, stopped, skip)
+                writes = store.stage()
+                if writes or parked:
+                    writer.wait()
+                    store.settled(before)
+                    writer.begin(partial(self._write, writes, parked, letters))
+                    before = writes
                 count, place = count + part.rows, max(place, part.place)
                 if progress is not None:
                     progress(count, position)
+            writer.wait()
         with conn.transaction():
             store.flush()
         create_indexes(conn, projection, schema)
@@ -260,6 +268,10 @@ class _Rows:
         decoded = f"{quoted(states[EVENTS].schema)}.decoded"
         self._target = Target(self._spec, projection, store, state, decoded, letters)
         return count
+
+    def _write(self, writes: Writes, parked: list[Parked], letters: str, conn: Conn) -> None:
+        writes.perform(conn)
+        catalogue.park(conn, self.name, self._spec.program_id, parked, letters)
 
     def catch_up(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
         """Apply a batch to the new tables, in the caller's transaction."""

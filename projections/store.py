@@ -7,6 +7,7 @@ upsert. The cache outlives a batch; the writer's lock on the projection's row ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, LiteralString, cast
@@ -151,6 +152,70 @@ class _Seen:
         return bool(bits[high >> 3] & 1 << (high & 7))
 
 
+@dataclass(slots=True)
+class _Part:
+    """The changes of one table: rows that are new, in order of their keys; rows as they were and as they are; keys of rows that are gone; and
+    keys that were guessed to have no row, and got none."""
+
+    table: str
+    statement: _Sql
+    new: list[Row]
+    guessed: bool
+    before: list[Row]
+    changed: list[Row]
+    gone: list[Key]
+    unproven: list[Key]
+
+    def change(self, conn: psycopg.Connection[Any]) -> None:
+        statement = self.statement
+        if self.new:
+            try:
+                self._add(conn)
+            except psycopg.errors.UniqueViolation:
+                if not self.guessed:
+                    raise
+                raise Misguessed(self.table) from None
+        for at in range(0, len(self.changed), _WRITE_ROWS_MAX):
+            update = statement.update(self.before[at : at + _WRITE_ROWS_MAX], self.changed[at : at + _WRITE_ROWS_MAX])
+            if update is not None:
+                conn.execute(update[0], [update[1]])
+        if self.gone:
+            conn.execute(statement.delete, _columns(self.gone))
+
+    def prove(self, conn: psycopg.Connection[Any]) -> None:
+        if self.unproven and conn.execute(self.statement.select, _columns(self.unproven)).fetchone() is not None:
+            raise Misguessed(self.table)
+
+    def _add(self, conn: psycopg.Connection[Any]) -> None:
+        line, rows = self.statement.line, self.new
+        with conn.cursor() as cursor, cursor.copy(self.statement.copy) as copy:
+            # In small parts: the server stores the first rows while we make the lines of the next.
+            for at in range(0, len(rows), _COPY_ROWS):
+                copy.write("".join([line(row) for row in rows[at : at + _COPY_ROWS]]))
+
+
+def _columns(keys: Iterable[Key]) -> list[list[Any]]:
+    return [list(column) for column in zip(*keys, strict=True)]
+
+
+class Writes:
+    """What a batch changed. Rows are replaced and never changed, so another thread may perform this while the next batch is folded."""
+
+    def __init__(self, parts: list[_Part], kept: dict[str, dict[Key, Row | None]]) -> None:
+        self.kept = kept
+        self._parts = [part for part in parts if part.new or part.changed or part.gone or part.unproven]
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def perform(self, conn: psycopg.Connection[Any]) -> None:
+        """Write it, in the caller's transaction. Misguessed when a row was there that was guessed missing: nothing of it may stay."""
+        for part in self._parts:
+            part.change(conn)
+        for part in self._parts:
+            part.prove(conn)
+
+
 _MISSING: Any = object()
 
 
@@ -185,6 +250,8 @@ class Store:
         assert not (bulk and guesses), "a guess is proven by the batch's own write"
         self._guesses = guesses
         self._guessed: dict[str, set[Key]] = {name: set() for name in self._sql}
+        # Rows that made room, of each staged batch that is not committed yet.
+        self._leaving: list[dict[str, dict[Key, Row | None]]] = []
 
     def use(self, conn: psycopg.Connection[Any]) -> None:
         """Go on over another connection."""
@@ -198,6 +265,8 @@ class Store:
                 held = self.held[table]
                 # Put back at the end: a dictionary keeps its order, so the least recently used rows come first.
                 row = held.pop(key, _MISSING)
+                if row is _MISSING and self._leaving:
+                    row = self._left(table, key)
                 if row is _MISSING:
                     row = None
                     if self._seen is None or key in self._seen[table]:
@@ -214,11 +283,20 @@ class Store:
                 held = self.held[table]
                 guesses.looked(event, table, len(keys), sum([held[key] is not None for key in keys]))
 
+    def _left(self, table: str, key: Key) -> Any:
+        """A row that made room and is not committed yet, as it left; _MISSING when it is none of these."""
+        for waiting in reversed(self._leaving):
+            row = waiting[table].get(key, _MISSING)
+            if row is not _MISSING:
+                if row is not None:
+                    self._stored[table][key] = row
+                return row
+        return _MISSING
+
     def _select(self, table: str, missing: list[Key]) -> None:
         statement, held, stored = self._sql[table], self.held[table], self._stored[table]
-        lists = [list(column) for column in zip(*missing, strict=True)]
         columns, width = statement.columns, statement.width
-        for values in self._conn.execute(statement.select, lists):
+        for values in self._conn.execute(statement.select, _columns(missing)):
             row = dict(zip(columns, values, strict=True))
             for name, convert in statement.loaded:
                 row[name] = convert(row[name])
@@ -237,93 +315,107 @@ class Store:
 
     def write(self) -> None:
         """The end of a batch, in the caller's transaction: what was changed is written, or, in bulk, only what makes room."""
-        if not self._bulk:
-            self.flush()
-        over = self.size - self._rows_max
-        if over > 0:
-            self._make_room(over + self._rows_max // 2)
+        self._perform(self.stage())
 
     def flush(self) -> None:
         """Write everything that was changed."""
-        for table, keys in self._dirty.items():
-            if keys:
-                self._write(table, keys)
+        self._perform(Writes([self._staged(table, keys) for table, keys in self._dirty.items()], {}))
+        for keys in self._dirty.values():
+            keys.clear()
+
+    def _perform(self, writes: Writes) -> None:
+        try:
+            writes.perform(self._conn)
+        except Misguessed as error:
+            self.misguessed(error)
+            raise
+        self._leaving.clear()
+
+    def stage(self) -> Writes:
+        """The end of a batch whose writes are performed elsewhere: what `write` would write, taken out of the store.
+
+        The store goes on as if it were written. `settled` tells it when that is committed; until then rows that had to make room are found
+        here, since no other connection can see them.
+        """
+        parts = []
+        if not self._bulk:
+            for table, keys in self._dirty.items():
+                parts.append(self._staged(table, keys))
                 keys.clear()
-        for table, guessed in self._guessed.items():
-            if guessed:
-                # Not added, so nothing has proven yet that they are not there.
-                lists = [list(column) for column in zip(*guessed, strict=True)]
-                if self._conn.execute(self._sql[table].select, lists).fetchone() is not None:
-                    raise self._misguessed(table)
-                guessed.clear()
+        kept: dict[str, dict[Key, Row | None]] = {name: {} for name in self._sql}
+        over = self.size - self._rows_max
+        if over > 0:
+            parts += self._make_room(over + self._rows_max // 2, kept)
+        writes = Writes(parts, kept)
+        if writes:
+            self._leaving.append(kept)
+        elif self._leaving and over > 0:
+            # What makes room may be of the batch before.
+            for table, rows in kept.items():
+                self._leaving[-1][table].update(rows)
+        return writes
 
-    def _misguessed(self, table: str) -> Misguessed:
+    def settled(self, writes: Writes) -> None:
+        """What was staged is committed."""
+        self._leaving = [kept for kept in self._leaving if kept is not writes.kept]
+
+    def misguessed(self, error: Misguessed) -> None:
+        """Writes failed by a wrong guess: nothing is guessed about that table for some time."""
         assert self._guesses is not None, "who does not guess is not wrong"
-        self._guesses.wrong(table)
-        return Misguessed(table)
+        self._guesses.wrong(error.table)
 
-    def _make_room(self, count: int) -> None:
+    def _make_room(self, count: int, leaving_rows: dict[str, dict[Key, Row | None]]) -> list[_Part]:
+        parts = []
         for table, held in sorted(self.held.items(), key=lambda item: -len(item[1])):
             going = list(islice(held, min(count, len(held))))
             count -= len(going)
             dirty = self._dirty[table]
             leaving = dirty.intersection(going)
             if leaving:
-                self._write(table, leaving)
+                parts.append(self._staged(table, leaving))
                 dirty -= leaving
-            stored = self._stored[table]
+            stored, kept = self._stored[table], leaving_rows[table]
             for key in going:
-                del held[key]
+                kept[key] = held.pop(key)
                 stored.pop(key, None)
             if count <= 0:
-                return
+                break
+        return parts
 
-    def _write(self, table: str, keys: set[Key]) -> None:
-        statement, held, stored = self._sql[table], self.held[table], self._stored[table]
+    def _staged(self, table: str, keys: set[Key]) -> _Part:
+        held, stored, guessed = self.held[table], self._stored[table], self._guessed[table]
         new: list[Key] = []
-        changed: list[Key] = []
+        changed: list[Row] = []
+        before: list[Row] = []
         gone: list[Key] = []
         for key in keys:
             row = held[key]
+            was = stored.get(key)
             if row is None:
-                if key in stored:
+                if was is not None:
                     gone.append(key)
-            elif key in stored:
-                changed.append(key)
-            else:
+                    del stored[key]
+            elif was is None:
                 new.append(key)
+            else:
+                changed.append(row)
+                before.append(was)
+                stored[key] = row
         # Neighbours in the key's index are then written together.
         new.sort()
-        if new:
-            try:
-                self._add(statement, [held[key] for key in new])  # type: ignore[misc]
-            except psycopg.errors.UniqueViolation:
-                if self._guessed[table].isdisjoint(new):
-                    raise
-                raise self._misguessed(table) from None
-            self._guessed[table].difference_update(new)
-        for at in range(0, len(changed), _WRITE_ROWS_MAX):
-            part = changed[at : at + _WRITE_ROWS_MAX]
-            update = statement.update([stored[key] for key in part], [held[key] for key in part])  # type: ignore[misc]
-            if update is not None:
-                self._conn.execute(update[0], [update[1]])
-        if gone:
-            self._conn.execute(statement.delete, [list(column) for column in zip(*gone, strict=True)])
+        rows: list[Row] = []
         for key in new:
-            stored[key] = held[key]  # type: ignore[assignment]
-        for key in changed:
-            stored[key] = held[key]  # type: ignore[assignment]
-        for key in gone:
-            del stored[key]
+            row = held[key]
+            assert row is not None, "told from those that are gone"
+            stored[key] = row
+            rows.append(row)
         if self._seen is not None:
             self._seen[table].add(new)
-
-    def _add(self, statement: _Sql, rows: Sequence[Row]) -> None:
-        line = statement.line
-        with self._conn.cursor() as cursor, cursor.copy(statement.copy) as copy:
-            # In small parts: the server stores the first rows while we make the lines of the next.
-            for at in range(0, len(rows), _COPY_ROWS):
-                copy.write("".join([line(row) for row in rows[at : at + _COPY_ROWS]]))
+        # Of what was guessed missing and is added the table's own key proves it; the rest has to be looked for.
+        unproven = guessed.difference(new) if guessed else guessed
+        part = _Part(table, self._sql[table], rows, len(unproven) < len(guessed), before, changed, gone, list(unproven))
+        guessed.clear()
+        return part
 
     def clear(self) -> None:
         """Forget everything; after a failed transaction, and when the tables changed under the cache."""
@@ -332,6 +424,7 @@ class Store:
             self._stored[name].clear()
             self._dirty[name].clear()
             self._guessed[name].clear()
+        self._leaving.clear()
         self._seen = None
 
 

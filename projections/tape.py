@@ -83,6 +83,11 @@ class Tape:
                     return batch if batch.after == position else batch.since(position)
             return Batch(position, position, (), ()) if position <= self._batches[-1].last else None
 
+    def more(self, position: int) -> bool:
+        """Whether it goes on after a position."""
+        with self._changed:
+            return bool(self._batches) and self._batches[-1].last > position
+
     def wait(self, position: int, retraction_id: int, timeout_s: float) -> None:
         """Until there is something after a follower's position, or the time is over."""
         with self._changed:

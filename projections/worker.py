@@ -7,6 +7,7 @@ transactions do not wait for the disk: after a crash of the server the last of t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +19,14 @@ import psycopg
 from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
-from projections.apply import Batch, Target, advance, advance_events, batch_of, due
+from projections.apply import Batch, Overtaken, Target, advance, advance_events, batch_of, due, fold_ahead
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
 from projections.guesses import Guesses, Misguessed
 from projections.model import Projection
-from projections.store import Store, quoted
+from projections.pipeline import Writer
+from projections.store import Store, Writes, quoted
 from projections.tape import ROWS_MAX, Tape
 from projections.views import installed_name
 from schema import db, reads
@@ -37,6 +39,10 @@ RETRY_S = 5.0
 # Standings are never older than this and the time of one look.
 OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
+# Smaller batches are not written beside the next one's fold: handing them over costs more than waiting for the server.
+AHEAD_ROWS_MIN = 200
+# How long the connection for that stays open unused.
+WRITER_IDLE_S = 10.0
 # What a follower holds between batches. Live it is the questions and communities of the day that come again, not the votes: a rebuild's
 # bound would keep fifty megabytes a projection for what is hardly ever read twice.
 ROWS_HELD_MAX = 5_000
@@ -64,6 +70,10 @@ class Follower(Protocol):
     failed: str | None
 
     def step(self, conn: Conn, tape: Tape) -> bool: ...
+
+    def settle(self) -> bool: ...
+
+    def close(self) -> None: ...
 
 
 class _Following:
@@ -98,13 +108,24 @@ class _Following:
         """What is remembered may be wrong."""
         self.state = None
 
+    def close(self) -> None:
+        """The end: what is under way is finished."""
+
+    def ahead(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
+        """Apply a batch before the one before it is committed; False when that cannot be done with it."""
+        return False
+
+    def settle(self) -> bool:
+        """Wait for what was applied ahead; False when nothing was."""
+        return False
+
     def step(self, conn: Conn, tape: Tape) -> bool:
         """Apply one batch; False when there is nothing to do now. psycopg.Error only when the connection is lost."""
         if self.failed is not None and time.monotonic() - self._failed_at < RETRY_S:
             return False
         try:
             return self._step(conn, tape)
-        except Misguessed:
+        except (Misguessed, Overtaken):
             # Nothing was committed; the batch is done again, and looks this time.
             self.forget()
             return True
@@ -135,6 +156,10 @@ class _Following:
         if tape.retraction_id > state.retraction_id:
             held = reads.retractions_after(conn, state.retraction_id)
             retractions = due(held, state.retraction_id, max(batch.last, state.position))
+        if not retractions and self.ahead(conn, tape, batch):
+            return True
+        if self.settle():
+            return True
         if not batch.places and not retractions:
             # Where it failed, somebody else went on.
             self.failed = None
@@ -168,13 +193,29 @@ class EventsFollower(_Following):
 
 
 class ProjectionFollower(_Following):
-    """Keeps a projection's tables up with the ledger."""
+    """Keeps a projection's tables up with the ledger.
 
-    def __init__(self, specs: Sequence[ProgramSpec], spec: ProgramSpec, projection: Projection) -> None:
+    connect: where to write from while the next batch is folded; without it one batch is done after the other.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ProgramSpec],
+        spec: ProgramSpec,
+        projection: Projection,
+        connect: Callable[[], Conn] | None = None,
+    ) -> None:
         super().__init__(installed_name(spec, projection), specs)
         self._spec, self._projection = spec, projection
         self._target: Target | None = None
         self._guesses = Guesses()
+        self._connect = connect
+        self._writer: Writer | None = None
+        # What it is at, or was last.
+        self._writes: Writes | None = None
+        self._written_at = 0.0
+        # Until then batches are done under the lock from their beginning: only there is it certain whose fault an error is.
+        self._careful_until = 0.0
 
     def wanted_version(self) -> str:
         return version(self._spec, self._projection)
@@ -186,7 +227,13 @@ class ProjectionFollower(_Following):
         self.state = state
 
     def forget(self) -> None:
+        self.close()
         self.state = self._target = None
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
         target = self._target
@@ -195,6 +242,75 @@ class ProjectionFollower(_Following):
         advance(conn, self._specs, target, self.decoder, batch, retractions)
         self.state = target.state
         metrics.CACHED_ROWS.labels(projection=self.name).set(target.store.size)
+
+    def ahead(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
+        target, writer = self._target, self._writer
+        busy = writer is not None and writer.busy
+        if self._connect is None or len(batch.places) < AHEAD_ROWS_MIN or time.monotonic() < self._careful_until:
+            return False
+        if not busy and not tape.more(batch.last):
+            # Nothing would be folded meanwhile.
+            return False
+        assert target is not None, "taken"
+        started = time.monotonic()
+        try:
+            with metrics.BATCH_SECONDS.labels(projection=self.name).time():
+                target.store.use(conn)
+                folded = fold_ahead(conn, target, batch)
+                if folded is None:
+                    return False
+                self._wait()
+        except (Misguessed, Overtaken):
+            raise
+        except Exception:
+            # Of rows, perhaps, that somebody else changed meanwhile.
+            self._take_care()
+            return True
+        if self._writer is None:
+            self._writer = Writer(self._connect, f"projections-{self.name}-writer")
+        self._writer.begin(folded.commit)
+        self._writes = folded.writes
+        self.state = folded.state
+        metrics.BATCHES.labels(projection=self.name).inc()
+        metrics.CACHED_ROWS.labels(projection=self.name).set(target.store.size)
+        tape.moved(self.name, folded.state.position, time.monotonic() - started, len(batch.places))
+        return True
+
+    def settle(self) -> bool:
+        writer = self._writer
+        if writer is None:
+            return False
+        if writer.busy:
+            try:
+                self._wait()
+            except (Misguessed, Overtaken):
+                self.forget()
+            except Exception:
+                self._take_care()
+            return True
+        if time.monotonic() - self._written_at > WRITER_IDLE_S:
+            self.close()
+        return False
+
+    def _take_care(self) -> None:
+        self.forget()
+        self._careful_until = time.monotonic() + RETRY_S
+
+    def _wait(self) -> None:
+        """For the batch before, which is settled then."""
+        writer, target = self._writer, self._target
+        if writer is None or not writer.busy:
+            return
+        assert target is not None, "whoever writes has a target"
+        assert self._writes is not None, "whoever is busy was given something"
+        try:
+            writer.wait()
+        except Misguessed as error:
+            target.store.misguessed(error)
+            raise
+        target.store.settled(self._writes)
+        self.failed = None
+        self._written_at = time.monotonic()
 
 
 def _rest_s(poll_s: float, looked_s: float) -> float:
@@ -252,7 +368,7 @@ class Worker:
         self._tape = Tape(self._specs, rows_max)
         self._followers: tuple[Follower, ...] = (
             EventsFollower(self._specs),
-            *(ProjectionFollower(self._specs, s, p) for s in self._specs for p in s.projections),
+            *(ProjectionFollower(self._specs, s, p, self._connect) for s in self._specs for p in s.projections),
         )
         self._accounts = AccountsFollower(self._specs)
         self._rebuilding: dict[str, str] = {}
@@ -359,7 +475,7 @@ class Worker:
                     break
 
     def _follow(self, follower: Follower, over: Callable[[], bool]) -> None:
-        with self._connect() as conn:
+        with contextlib.closing(follower), self._connect() as conn:
             while not over():
                 if not follower.step(conn, self._tape):
                     state = follower.state
@@ -435,7 +551,7 @@ class Worker:
             if found is not None and self._tape.after(found.position) is None:
                 self._begin(conn)
         self._tape.read(conn)
-        moved = [follower.step(conn, self._tape) for follower in self._followers]
+        moved = [any((follower.step(conn, self._tape), follower.settle())) for follower in self._followers]
         moved.append(self._accounts.step(conn, self._tape))
         self._observe(conn)
         return any(moved)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import importlib.util
 import json
 import os
@@ -329,14 +330,22 @@ class _InHand(Tape):
     def after(self, position: int) -> Batch | None:
         return self._of.get(position, Batch(position, position, (), ()))
 
+    def more(self, position: int) -> bool:
+        return position in self._of
+
+
+def _connect(dsn: str) -> Any:
+    conn = db.connect(dsn)
+    conn.execute("SET synchronous_commit = off")
+    return conn
+
 
 def _projection_alone(dsn: str, spec: Any, rows_max: int) -> Measured:
     """The voting tables once more from nothing, live: batches decoded beforehand, each folded, written and committed with its checkpoint."""
     (projection,) = spec.projections
     tape = _InHand(dsn, spec, rows_max)
-    follower = ProjectionFollower((spec,), spec, projection)
-    with db.connect(dsn) as conn:
-        conn.execute("SET synchronous_commit = off")
+    follower = ProjectionFollower((spec,), spec, projection, lambda: _connect(dsn))
+    with contextlib.closing(follower), _connect(dsn) as conn:
         schema = catalogue.states(conn)[follower.name].schema
         _alike(conn, "beside", schema)
         for table in _TABLES:
@@ -355,7 +364,9 @@ def _projection_alone(dsn: str, spec: Any, rows_max: int) -> Measured:
         for table in _TABLES:
             one, other = f"TABLE beside.{table}", f"TABLE {schema}.{table}"
             if conn.execute(f"({one} EXCEPT {other}) UNION ALL ({other} EXCEPT {one}) LIMIT 1").fetchone() is not None:
-                raise RuntimeError(f"{table} followed from batches in hand differs from {table} followed from the ledger")
+                raise RuntimeError(
+                    f"{table} followed from batches in hand differs from {table} followed from the ledger"
+                )
     return found
 
 
@@ -416,7 +427,9 @@ def _per_event(dsn: str, rows_max: int) -> float:
         started = time.perf_counter()
         for data, slot, signature, position in events:
             with conn.transaction():
-                before = conn.execute("SELECT anonymous_ever FROM naive.votes WHERE vote = %s", (data["vote"],)).fetchone()
+                before = conn.execute(
+                    "SELECT anonymous_ever FROM naive.votes WHERE vote = %s", (data["vote"],)
+                ).fetchone()
                 event = {
                     **data,
                     "slot": slot,
