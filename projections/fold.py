@@ -49,13 +49,15 @@ class Parked:
 
 
 class Loader(Protocol):
-    """Where rows come from. After `load`, of keys by event, `held[table]` has every key, None for a row that does not exist."""
+    """Where rows come from. After `load`, of keys by event, `held[table]` has every key, None for a row that does not exist.
+
+    changed: by table, the keys of the rows that were changed.
+    """
 
     held: dict[str, dict[Key, Row | None]]
+    changed: dict[str, set[Key]]
 
     def load(self, wanted: Mapping[str, Iterable[tuple[str, Key]]]) -> None: ...
-
-    def touch(self, changed: Iterable[tuple[str, Key]]) -> None: ...
 
 
 def fold(
@@ -81,19 +83,16 @@ def fold(
         on = handlers.get(event.name)  # type: ignore[arg-type]
         if on is None:
             continue
-        mine, wrong = [], None
-        try:
-            for wanted in on.keys:
-                key = wanted.key(event)  # type: ignore[arg-type]
-                if key is not None:
-                    mine.append((wanted.table, key))
-        except Exception as error:
-            wrong = _line(error)
+        mine, wrong = on.plain(event.data), None  # type: ignore[union-attr]
+        if mine is None:
+            try:
+                mine = on.wanted(event)  # type: ignore[arg-type]
+            except Exception as error:
+                mine, wrong = [], _line(error)
         keys.setdefault(event.name, []).extend(mine)  # type: ignore[arg-type]
         batch.append((event, on.handler, mine, wrong))
     store.load(keys)
-    rows = Rows(projection, store.held)
-    apply, touch = rows.apply, store.touch
+    apply = Rows(projection, store.held, store.changed).apply
     parked: list[Parked] = []
     for event, handler, mine, wrong in batch:
         if isinstance(event, Poison):
@@ -110,14 +109,12 @@ def fold(
         try:
             if wrong is not None or handler is None:
                 raise ValueError(wrong)
-            changed = apply(handler, event, mine)
+            apply(handler, event, mine)
         except Exception as error:
             scope = projection.scope_of(event.data) or ""
             parked.append(_parked(event, scope, HANDLER, wrong or _line(error), b""))
             if scope:
                 parked_scopes.add(scope)
-            continue
-        touch(changed)
     return parked
 
 
@@ -135,12 +132,10 @@ class MemoryStore:
 
     def __init__(self, projection: Projection) -> None:
         self.held: dict[str, dict[Key, Row | None]] = {t.name: {} for t in projection.tables}
+        self.changed: dict[str, set[Key]] = {t.name: set() for t in projection.tables}
 
     def load(self, wanted: Mapping[str, Iterable[tuple[str, Key]]]) -> None:
         """Every key that was never made is a row that does not exist."""
         for keys in wanted.values():
             for table, key in keys:
                 self.held[table].setdefault(key, None)
-
-    def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
-        """Nothing has to be written."""

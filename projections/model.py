@@ -110,14 +110,6 @@ class _Wanted:
 
     def key(self, event: Event) -> Key | None:
         """The key; None when the event leaves the field empty. ProjectionError when there is no such field or it is no key."""
-        if len(self.paths) == 1 and self.columns[0].plain_text:
-            # What most keys are: an address.
-            try:
-                text = self.getters[0](event.data)
-            except (KeyError, TypeError):
-                text = None
-            if text.__class__ is str:
-                return (text,)
         values = []
         for path, getter, column in zip(self.paths, self.getters, self.columns, strict=True):
             try:
@@ -157,8 +149,31 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _On:
+    """A handler and the rows that its event needs. `plain` gives these from the event's data; None when it has to be looked at closely."""
+
     handler: Handler
     keys: tuple[_Wanted, ...]
+    plain: Callable[[Any], list[tuple[str, Key]] | None]
+
+    def wanted(self, event: Event) -> list[tuple[str, Key]]:
+        """The rows. ProjectionError when the event does not name them."""
+        return [(wanted.table, key) for wanted in self.keys if (key := wanted.key(event)) is not None]
+
+
+def _plain_keys(wanted: Sequence[_Wanted]) -> Callable[[Any], list[tuple[str, Key]] | None]:
+    """What `_On.wanted` does, compiled for keys of one text that stands in the event itself: nearly all are, and one call is left of many."""
+    if not all(len(w.paths) == 1 and w.columns[0].plain_text and "." not in w.paths[0] for w in wanted):
+        return lambda data: None
+    reads = "".join(f"v{place} = data[{w.paths[0]!r}]; " for place, w in enumerate(wanted))
+    checks = " and ".join(f"v{place}.__class__ is str" for place in range(len(wanted))) or "True"
+    made = ", ".join(f"({w.table!r}, (v{place},))" for place, w in enumerate(wanted))
+    scope: dict[str, Any] = {}
+    exec(
+        f"def plain(data):\n try: {reads}pass\n except (KeyError, TypeError): return None\n return [{made}] if {checks} else None",
+        scope,
+    )
+    found: Callable[[Any], list[tuple[str, Key]] | None] = scope["plain"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +253,7 @@ class Projection:
             found = impurity(handler)
             if found is not None:
                 raise ProjectionError(f"{event}: the handler {found}; take times and values from the event instead")
-            self.handlers[event] = _On(handler, wanted)
+            self.handlers[event] = _On(handler, wanted, _plain_keys(wanted))
             return handler
 
         return register
@@ -255,7 +270,7 @@ class Projection:
         on = self.handlers.get(event.name)
         if on is None:
             return ()
-        return [(wanted.table, key) for wanted in on.keys if (key := wanted.key(event)) is not None]
+        return on.wanted(event)
 
 
 def _wanted(event: str, table: sa.Table, fields: str) -> _Wanted:
@@ -315,12 +330,13 @@ class _Now:
 class TableRows:
     """One table's rows by key, as far as they were loaded. Values are replaced, never changed in place."""
 
-    __slots__ = ("_held", "_name", "_now", "_shape")
+    __slots__ = ("_changed", "_held", "_name", "_now", "_shape")
 
-    def __init__(self, shape: Shape, held: dict[Key, Row | None], now: _Now) -> None:
+    def __init__(self, shape: Shape, held: dict[Key, Row | None], changed: set[Key], now: _Now) -> None:
         self._name = shape.name
         self._shape = shape
         self._held = held
+        self._changed = changed
         self._now = now
 
     def get(self, *key: Any) -> Row | None:
@@ -417,11 +433,15 @@ class TableRows:
 
 
 class Rows:
-    """The tables of a projection, as attributes by name."""
+    """The tables of a projection, as attributes by name. `changed` takes up the keys of the rows that handlers change."""
 
-    def __init__(self, projection: Projection, held: dict[str, dict[Key, Row | None]]) -> None:
+    def __init__(
+        self, projection: Projection, held: dict[str, dict[Key, Row | None]], changed: dict[str, set[Key]]
+    ) -> None:
         self._now = _Now()
-        self._tables = {t.name: TableRows(_shape(t), held[t.name], self._now) for t in projection.tables}
+        self._tables = {
+            t.name: TableRows(_shape(t), held[t.name], changed[t.name], self._now) for t in projection.tables
+        }
         # Found as attributes without the detour over __getattr__.
         self.__dict__.update({n: t for n, t in self._tables.items() if not n.startswith("_") and n != "apply"})
 
@@ -431,8 +451,8 @@ class Rows:
         except KeyError:
             raise ProjectionError(f"unknown table {name!r}; this projection has {', '.join(self._tables)}") from None
 
-    def apply(self, on: Handler, event: Event, keys: Sequence[tuple[str, Key]]) -> list[tuple[str, Key]]:
-        """Run a handler that may touch the rows of `keys`. The rows that it changed, some perhaps twice; when it raises, none is."""
+    def apply(self, on: Handler, event: Event, keys: Sequence[tuple[str, Key]]) -> None:
+        """Run a handler that may touch the rows of `keys`. When it raises, none is changed."""
         now = self._now
         now.event, now.keys = event, keys
         journal = now.journal
@@ -449,4 +469,5 @@ class Rows:
             raise
         finally:
             now.event = None
-        return [(rows._name, key) for rows, key, _before in journal]
+        for rows, key, _before in journal:
+            rows._changed.add(key)

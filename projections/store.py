@@ -245,7 +245,7 @@ class Store:
         self.held: dict[str, dict[Key, Row | None]] = {name: {} for name in self._sql}
         # As the table has them. Rows are replaced and never changed, so this holds no second copy of what did not change.
         self._stored: dict[str, dict[Key, Row]] = {name: {} for name in self._sql}
-        self._dirty: dict[str, set[Key]] = {name: set() for name in self._sql}
+        self.changed: dict[str, set[Key]] = {name: set() for name in self._sql}
         self._seen: dict[str, _Seen] | None = {name: _Seen() for name in self._sql} if fresh else None
         assert not (bulk and guesses), "a guess is proven by the batch's own write"
         self._guesses = guesses
@@ -303,11 +303,6 @@ class Store:
             key = tuple([row[columns[i]] for i in width])
             held[key] = stored[key] = row
 
-    def touch(self, changed: Iterable[tuple[str, Key]]) -> None:
-        """The rows were changed."""
-        for table, key in changed:
-            self._dirty[table].add(key)
-
     @property
     def size(self) -> int:
         """Rows in the cache."""
@@ -319,8 +314,8 @@ class Store:
 
     def flush(self) -> None:
         """Write everything that was changed."""
-        self._perform(Writes([self._staged(table, keys) for table, keys in self._dirty.items()], {}))
-        for keys in self._dirty.values():
+        self._perform(Writes([self._staged(table, keys) for table, keys in self.changed.items()], {}))
+        for keys in self.changed.values():
             keys.clear()
 
     def _perform(self, writes: Writes) -> None:
@@ -339,7 +334,7 @@ class Store:
         """
         parts = []
         if not self._bulk:
-            for table, keys in self._dirty.items():
+            for table, keys in self.changed.items():
                 parts.append(self._staged(table, keys))
                 keys.clear()
         kept: dict[str, dict[Key, Row | None]] = {name: {} for name in self._sql}
@@ -369,7 +364,7 @@ class Store:
         for table, held in sorted(self.held.items(), key=lambda item: -len(item[1])):
             going = list(islice(held, min(count, len(held))))
             count -= len(going)
-            dirty = self._dirty[table]
+            dirty = self.changed[table]
             leaving = dirty.intersection(going)
             if leaving:
                 parts.append(self._staged(table, leaving))
@@ -422,7 +417,7 @@ class Store:
         for name in self._sql:
             self.held[name].clear()
             self._stored[name].clear()
-            self._dirty[name].clear()
+            self.changed[name].clear()
             self._guessed[name].clear()
         self._leaving.clear()
         self._seen = None

@@ -51,8 +51,8 @@ class Given:
         for event in self._events:
             given = copy.deepcopy(event)
             before = copy.deepcopy(store.held)
-            written: set[Any] = set()
-            store.touch = written.update  # type: ignore[method-assign, assignment]
+            for changed in store.changed.values():
+                changed.clear()
             parked = fold(self._projection, store, [given], set())
             if parked:
                 raise AssertionError(f"{event.name} in slot {event.slot}: {parked[0].error}")
@@ -60,7 +60,7 @@ class Given:
                 raise AssertionError(f"{event.name}: the handler changed the event's data; copy what it needs")
             for table, rows in before.items():
                 for key, row in rows.items():
-                    if (table, key) not in written and store.held[table][key] != row:
+                    if key not in store.changed[table] and store.held[table][key] != row:
                         raise AssertionError(
                             f"{event.name}: the handler changed a row of {table} in place; write rows.{table}.update(…)"
                         )

@@ -332,14 +332,13 @@ def question_closed(rows: Rows, event: Event) -> None:
     rows.communities.update(data["community"], **data["counts"])
 
 
-def _new_vote(rows: Rows, event: Event, **ballot: Any) -> None:
-    data = event.data
-    before = rows.votes.get(data["vote"])
-    at = moment(data["timestamp"])
+def _new_vote(rows: Rows, data: Mapping[str, Any], status: str, selections: list[int], commitment: str | None) -> None:
+    vote, anonymous, at = data["vote"], data["anonymous"], moment(data["timestamp"])
+    before = rows.votes.get(vote)
     rows.votes.put(
-        data["vote"], community=data["community"], question=data["question"], voter=data["voter"], anonymous=data["anonymous"],
-        anonymous_ever=data["anonymous"] or bool(before and before["anonymous_ever"]), cast_at=at, updated_at=at,
-        bump=data["bump"], **ballot,
+        vote, community=data["community"], question=data["question"], voter=data["voter"], status=status, selections=selections,
+        commitment=commitment, anonymous=anonymous, anonymous_ever=anonymous or (before is not None and before["anonymous_ever"]),
+        cast_at=at, updated_at=at, bump=data["bump"],
     )  # fmt: skip
 
 
@@ -356,7 +355,7 @@ def _changed_vote(rows: Rows, event: Event, **ballot: Any) -> None:
 def vote_cast(rows: Rows, event: Event) -> None:
     """An open ballot. After a withdrawal the vote's account is a new one, and so is the row."""
     data = event.data
-    _new_vote(rows, event, status="cast", selections=choices(data["selections"]))
+    _new_vote(rows, data, "cast", choices(data["selections"]), None)
     rows.questions.update(data["question"], tallies=data["tallies"], ballots_cast=data["ballots_cast"])
 
 
@@ -382,7 +381,7 @@ def vote_withdrawn(rows: Rows, event: Event) -> None:
 def vote_committed(rows: Rows, event: Event) -> None:
     """A sealed ballot: it counts as cast, and for nothing yet."""
     data = event.data
-    _new_vote(rows, event, status="sealed", selections=[], commitment=data["commitment"])
+    _new_vote(rows, data, "sealed", [], data["commitment"])
     rows.questions.update(data["question"], ballots_cast=data["ballots_cast"])
 
 

@@ -168,7 +168,7 @@ def test_an_update_carries_nothing_that_did_not() -> None:
 
 def test_a_put_without_its_columns_is_refused_the_second_time_too() -> None:
     projection = Projection(name="things", version=1, tables=(table(False),))
-    rows = Rows(projection, {"things": {("k",): None}})
+    rows = Rows(projection, {"things": {("k",): None}}, {"things": set()})
     event = Event(1, 1, 0, 0, "s", None, "p", "Step", {})
     for _ in range(2):
         with pytest.raises(ProjectionError, match="put without"):
