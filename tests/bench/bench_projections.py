@@ -1,6 +1,6 @@
 """Live projection, rebuild, latency and memory against their floors, in one run.
 
-    python -m tests.bench.bench_projections [--votes N] [--large N] [--seconds S] [--json]
+    python -m tests.bench.bench_projections [--votes N] [--large N] [--seconds S] [--sizes N,N] [--json]
 
 `live_projection`: the voting tables followed in batches of 1,000 events that are decoded already. `ledger_to_tables`: the whole of following,
 from the ledger through reading and decoding to the voting tables and the table of all events.
@@ -8,7 +8,7 @@ Floors of the same run: the same tables, with the same indexes, made by set-base
 does its SQL per event, from events already decoded too.
 CPU seconds are those of this process, its children and the server; on a machine that does other things they say more than the clock.
 `--large N` fills a second, larger ledger and compares the rebuild's cost an event and its memory with the smaller one. Its tables are built
-from nothing, so there is nothing to compare them with before the swap.
+from nothing, so there is nothing to compare them with before the swap. `--sizes` rebuilds over ledgers of these sizes and does nothing else.
 """
 
 from __future__ import annotations
@@ -546,16 +546,55 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
     return found
 
 
-def _large(dsn: str, history: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
-    """The same rebuild over a larger ledger, from nothing: its live tables stay empty."""
+@contextmanager
+def _other(dsn: str, history: Any, votes: int) -> Iterator[Any]:
+    """A ledger of so many votes in a database of its own; its live tables stay empty."""
     parts = psycopg.conninfo.conninfo_to_dict(dsn)
     with db.connect(dsn) as conn:
-        conn.execute("CREATE DATABASE large TEMPLATE template0 ENCODING 'UTF8'")
-    other = psycopg.conninfo.make_conninfo(**{**parts, "dbname": "large"})
+        conn.execute("CREATE DATABASE other TEMPLATE template0 ENCODING 'UTF8'")
+    other = psycopg.conninfo.make_conninfo(**{**parts, "dbname": "other"})
     db.upgrade(other)
     chain = history.Ledger(other)
     bootstrap.ensure(other, (chain.spec(),))
     fill(chain, history, votes)
+    yield chain
+    with db.connect(dsn) as conn:
+        conn.execute("DROP DATABASE other WITH (FORCE)")
+
+
+def sizes(dsn: str, counts: Sequence[int]) -> dict[str, float]:
+    """The voting tables rebuilt over ledgers of these sizes, each from nothing: memory, and the cost of an event."""
+    history = _history()
+    found: dict[str, float] = {}
+    for votes in counts:
+        with _other(dsn, history, votes) as chain:
+            server = _server_cpu()
+            rebuilt = _rebuilt(chain.dsn, history, chain.program_id, compare=False)
+            found |= {
+                f"{votes}_seconds": rebuilt["seconds"],
+                f"{votes}_rebuild_events_s": votes / rebuilt["seconds"],
+                f"{votes}_rebuild_cpu_us_event": rebuilt["cpu_s"] / votes * 1e6,
+                f"{votes}_server_cpu_us_event": (_server_cpu() - server) / votes * 1e6,
+                f"{votes}_rebuild_memory_mb": rebuilt["memory_mb"],
+            }
+            with db.connect(chain.dsn) as conn:
+                schema = catalogue.states(conn)["voting.voting"].schema
+                if conn.execute(f"SELECT count(*) FROM {schema}.votes").fetchone() != (votes,):
+                    raise RuntimeError("the rebuilt table does not have every vote")
+            print(json.dumps(found), file=sys.stderr)
+    first, last = counts[0], counts[-1]
+    found["last_to_first_cost_per_event"] = found[f"{first}_rebuild_events_s"] / found[f"{last}_rebuild_events_s"]
+    return found
+
+
+def _large(dsn: str, history: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
+    """The same rebuild over a larger ledger, from nothing."""
+    with _other(dsn, history, votes) as chain:
+        return _large_of(chain, history, votes, second_per_event, naive)
+
+
+def _large_of(chain: Any, history: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
+    other = chain.dsn
     events = _rebuilt(other, history, chain.program_id, "events", compare=False)
     found = _rebuilt(other, history, chain.program_id, compare=False)
     # Seen to be the same tables at the smaller size; comparing millions takes longer than making them.
@@ -578,11 +617,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--votes", type=int, default=50_000)
     parser.add_argument("--large", type=int, default=0)
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(part) for part in text.split(",")],
+        help="as 1000000,10000000 (each over 50000): only this",
+    )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with open_database(None) as dsn:
-        found = measure(dsn, args.votes, args.large, args.seconds)
+        found = sizes(dsn, args.sizes) if args.sizes else measure(dsn, args.votes, args.large, args.seconds)
     if args.json:
         json.dump(found, sys.stdout)
         print()
