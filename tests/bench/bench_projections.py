@@ -568,13 +568,11 @@ def sizes(dsn: str, counts: Sequence[int]) -> dict[str, float]:
     found: dict[str, float] = {}
     for votes in counts:
         with _other(dsn, history, votes) as chain:
-            server = _server_cpu()
             rebuilt = _rebuilt(chain.dsn, history, chain.program_id, compare=False)
             found |= {
                 f"{votes}_seconds": rebuilt["seconds"],
                 f"{votes}_rebuild_events_s": votes / rebuilt["seconds"],
                 f"{votes}_rebuild_cpu_us_event": rebuilt["cpu_s"] / votes * 1e6,
-                f"{votes}_server_cpu_us_event": (_server_cpu() - server) / votes * 1e6,
                 f"{votes}_rebuild_memory_mb": rebuilt["memory_mb"],
             }
             with db.connect(chain.dsn) as conn:
