@@ -247,7 +247,7 @@ def _folded(conn: Conn, target: Target, events: Sequence[Event | Poison]) -> lis
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class Folded:
     """A batch that was folded before the one before it is committed: what it leaves to be written, and the state that it leads to."""
 
     target: Target
@@ -266,10 +266,10 @@ class Ahead:
 
 
 class Overtaken(Exception):
-    """Another writer was here, or the tables were swapped: what was folded ahead is worth nothing."""
+    """Another writer was here, or the tables were swapped: what was folded early is worth nothing."""
 
 
-def fold_ahead(conn: Conn, target: Target, batch: Batch) -> Ahead | None:
+def fold_early(conn: Conn, target: Target, batch: Batch) -> Folded | None:
     """Fold a batch without retractions, to be written later. None, and nothing done, when scopes would have to be folded anew.
 
     No lock is held. Rows that are read here may be changed by somebody else before the batch commits; who does so changes the projection's
@@ -284,7 +284,7 @@ def fold_ahead(conn: Conn, target: Target, batch: Batch) -> Ahead | None:
     writes = target.store.stage()
     place = max((state.slot, state.transaction_index), batch.place)
     target.state = replace(state, position=max(batch.last, state.position), slot=place[0], transaction_index=place[1])
-    return Ahead(target, writes, parked, state, target.state)
+    return Folded(target, writes, parked, state, target.state)
 
 
 def _scope(projection: Projection, event: Event | Poison) -> str:

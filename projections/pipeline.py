@@ -1,6 +1,6 @@
 """Writing one batch while the next one is folded: the server stores rows, and this process's processor would wait for it.
 
-One job is under way at most. Its transaction is as whole as any other: whoever folds ahead of it believes that it will commit, and forgets all
+One job is under way at most. Its transaction is as whole as any other: whoever folds before its end believes that it will commit, and forgets all
 it did when it does not.
 """
 

@@ -19,7 +19,7 @@ import psycopg
 from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
-from projections.apply import Batch, Overtaken, Target, advance, advance_events, batch_of, due, fold_ahead
+from projections.apply import Batch, Overtaken, Target, advance, advance_events, batch_of, due, fold_early
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
@@ -40,7 +40,7 @@ RETRY_S = 5.0
 OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
 # Smaller batches are not written beside the next one's fold: handing them over costs more than waiting for the server.
-AHEAD_ROWS_MIN = 200
+EARLY_ROWS_MIN = 200
 # How long the connection for that stays open unused.
 WRITER_IDLE_S = 10.0
 # What a follower holds between batches. Live it is the questions and communities of the day that come again, not the votes: a rebuild's
@@ -111,12 +111,12 @@ class _Following:
     def close(self) -> None:
         """The end: what is under way is finished."""
 
-    def ahead(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
+    def early(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
         """Apply a batch before the one before it is committed; False when that cannot be done with it."""
         return False
 
     def settle(self) -> bool:
-        """Wait for what was applied ahead; False when nothing was."""
+        """Wait for what was applied early; False when nothing was."""
         return False
 
     def step(self, conn: Conn, tape: Tape) -> bool:
@@ -156,7 +156,7 @@ class _Following:
         if tape.retraction_id > state.retraction_id:
             held = reads.retractions_after(conn, state.retraction_id)
             retractions = due(held, state.retraction_id, max(batch.last, state.position))
-        if not retractions and self.ahead(conn, tape, batch):
+        if not retractions and self.early(conn, tape, batch):
             return True
         if self.settle():
             return True
@@ -243,10 +243,10 @@ class ProjectionFollower(_Following):
         self.state = target.state
         metrics.CACHED_ROWS.labels(projection=self.name).set(target.store.size)
 
-    def ahead(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
+    def early(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
         target, writer = self._target, self._writer
         busy = writer is not None and writer.busy
-        if self._connect is None or len(batch.places) < AHEAD_ROWS_MIN or time.monotonic() < self._careful_until:
+        if self._connect is None or len(batch.places) < EARLY_ROWS_MIN or time.monotonic() < self._careful_until:
             return False
         if not busy and not tape.more(batch.last):
             # Nothing would be folded meanwhile.
@@ -256,7 +256,7 @@ class ProjectionFollower(_Following):
         try:
             with metrics.BATCH_SECONDS.labels(projection=self.name).time():
                 target.store.use(conn)
-                folded = fold_ahead(conn, target, batch)
+                folded = fold_early(conn, target, batch)
                 if folded is None:
                     return False
                 self._wait()

@@ -157,14 +157,14 @@ def _crash_once(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
     monkeypatch.setattr("projections.worker.catalogue.save", save)
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["", "ahead"])
+@pytest.mark.parametrize("early", [False, True], ids=["", "early"])
 @pytest.mark.parametrize("seed", range(10))
 def test_live_rebuilt_and_modelled_tables_are_equal(
-    db: str, seed: int, ahead: bool, monkeypatch: pytest.MonkeyPatch
+    db: str, seed: int, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
     # Every batch is folded before the one before it is committed, where there is one; or none is.
-    monkeypatch.setattr("projections.worker.AHEAD_ROWS_MIN", 0 if ahead else 1_000_000)
+    monkeypatch.setattr("projections.worker.EARLY_ROWS_MIN", 0 if early else 1_000_000)
     chain = history.Ledger(db)
     spec = chain.spec()
     bootstrap.ensure(db, (spec,))
@@ -277,7 +277,7 @@ def _followed(dsn: str, conn: Any, projection: Projection, store: Store, batches
     return wrong
 
 
-def _followed_ahead(dsn: str, conn: Any, projection: Projection, store: Store, batches: list[list[Event]]) -> int:
+def _followed_early(dsn: str, conn: Any, projection: Projection, store: Store, batches: list[list[Event]]) -> int:
     """Each batch is folded while the one before it is written: whatever moment its commit takes, nobody may see a row that is old."""
     wrong, committed, folded, before = 0, 0, 0, store.stage()
     with contextlib.closing(Writer(lambda: database.connect(dsn), "writer")) as writer:
@@ -307,10 +307,10 @@ def _followed_ahead(dsn: str, conn: Any, projection: Projection, store: Store, b
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("ahead", [False, True], ids=["", "ahead"])
+@pytest.mark.parametrize("early", [False, True], ids=["", "early"])
 @pytest.mark.parametrize("mode", ["live", "guessing", "bulk", "fresh"])
 def test_rows_come_back_as_they_were_however_small_the_cache_is(
-    db: str, monkeypatch: pytest.MonkeyPatch, seed: int, mode: str, ahead: bool
+    db: str, monkeypatch: pytest.MonkeyPatch, seed: int, mode: str, early: bool
 ) -> None:
     # Every key that was missing once makes it guess, and no wrong guess makes it wiser.
     monkeypatch.setattr("projections.guesses._ENOUGH", 1)
@@ -346,7 +346,7 @@ def test_rows_come_back_as_they_were_however_small_the_cache_is(
                 batch.append(Event(place, place, 0, 0, f"s{place}", None, "p", kind, data))
             assert fold(projection, memory, batch, set()) == []
             batches.append(batch)
-        follow = _followed_ahead if ahead else _followed
+        follow = _followed_early if early else _followed
         wrong = follow(db, conn, projection, store, batches)
         store.flush()
         cursor = conn.execute("SELECT * FROM odd.odd")
