@@ -336,12 +336,12 @@ class _LogEvents:
 
         def read(logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
             """The events in their order, and why there may be more. A closure over what it needs: it runs for all logs there are."""
-            lines = len(logs)
-            if lines <= _SHAPE_LINES_MAX:
-                found = first[lines](logs)
-                if found is not None:
-                    return found
-            return others(logs)
+            try:
+                found = first[len(logs)](logs)
+            except IndexError:
+                # Longer than logs that have a shape.
+                found = None
+            return others(logs) if found is None else found
 
         return read
 
