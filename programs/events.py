@@ -23,6 +23,7 @@ from programs.fitted import Data, Fitted, fit
 from programs.transaction import (
     InnerInstruction,
     OuterInstruction,
+    PartTransaction,
     RawTransaction,
     RpcTransaction,
     TransactionError,
@@ -141,6 +142,16 @@ class Extractor:
         if not tagged and incomplete is None:
             return Extraction(tuple(written)) if written else _NOTHING
         return self._with_calls(transaction, written, tagged, incomplete)
+
+    def extract_part(self, part: PartTransaction) -> Extraction:
+        """As `extract`, of the whole of it; that is fetched only where it says more than the logs."""
+        if part.err is not None:
+            return _NOTHING
+        if part.logs:
+            written, incomplete = self.from_logs(part.logs)
+            if incomplete is None:
+                return Extraction(tuple(written)) if written else _NOTHING
+        return self.extract(part.fetch(part.position, part.slot))
 
     def _may_have_called_itself(self, logs: Sequence[str]) -> bool:
         """Whether whole logs show a watched program called by itself, which is how an event goes out as a call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
@@ -15,9 +16,9 @@ from programs import events
 from programs import logs as grammar
 from programs.base58 import address_text
 from programs.codec import ProgramCodec, compile_idl
-from programs.events import EventRecord, InnerSource, LogSource, _LogEvents, _reader, extract
+from programs.events import EventRecord, Extractor, InnerSource, LogSource, _LogEvents, _reader, extract
 from programs.idl import load_idl
-from programs.transaction import InnerInstruction
+from programs.transaction import InnerInstruction, PartTransaction
 from tests.unit.decoding.chain import (
     CODEC,
     CODECS,
@@ -463,3 +464,26 @@ def test_the_function_that_fitted_last_is_tried_first() -> None:
         ways.fitting.read(other)
         ways.fitting.read(one)
     assert len(ways.fitting._fitted[5]) == 2
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_what_a_part_says_is_what_the_whole_says(data: st.DataObject) -> None:
+    """A part is of a transaction whose inner instructions carry no tag; the whole is asked for where logs do not tell all."""
+    inside = data.draw(st.lists(st.sampled_from(PIECES), max_size=6))
+    logs = data.draw(st.sampled_from([None, [], inside, frame(P, 1, *inside), *USUAL, frame(P, 1, *frame(P, 2))]))
+    inner = data.draw(st.sampled_from([[], [call(0, 0, 2)], [call(0, 0, 1)]]))
+    keys = data.draw(st.sampled_from([KEYS, (KEYS[0], KEYS[2]), None]))
+    err = data.draw(st.sampled_from([None, None, '"x"']))
+    whole = seen(logs, inner, outer=data.draw(st.sampled_from([(1,), (2,)])), err=err, keys=keys)
+    asked: list[tuple[int, int]] = []
+
+    def fetch(position: int, slot: int) -> Any:
+        asked.append((position, slot))
+        return whole
+
+    part = PartTransaction(3, whole.slot, 0, whole.signature, None, err, whole.logs, fetch)
+    extractor = Extractor(CODECS)
+    assert extractor.extract_part(part) == extractor.extract(whole)
+    tells_all = err is not None or (bool(logs) and grammar.read_data(logs or (), {})[1] is None)
+    assert asked == ([] if tells_all else [(3, whole.slot)])
