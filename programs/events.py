@@ -10,7 +10,7 @@ known is said in `Extraction.incomplete`, never guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,9 +19,11 @@ from solders.pubkey import Pubkey
 from programs import logs as grammar
 from programs.base58 import address_text
 from programs.codec import MISMATCHES, DecodeError, Form, ProgramCodec
+from programs.fitted import Data, Fitted, fit
 from programs.transaction import (
     InnerInstruction,
     OuterInstruction,
+    PartTransaction,
     RawTransaction,
     RpcTransaction,
     TransactionError,
@@ -93,8 +95,8 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode
 # Sources are values: one object for each line that most logs have.
 _LINES = tuple(map(LogSource, range(1024)))
 _LOGGED = Form("b, p, s", "D(p, {name}, {value}, None, b, s, {trailing})", EventRecord)
-# What the short way through a line cannot do; a decoder that is None, for an unknown discriminator, is a TypeError.
-_NOT_PLAIN = (*MISMATCHES, TypeError, ValueError)
+# What the short way through a line cannot do; an unknown discriminator is a KeyError.
+_NOT_PLAIN = (*MISMATCHES, KeyError, ValueError)
 
 
 @lru_cache(maxsize=1024)
@@ -140,6 +142,16 @@ class Extractor:
         if not tagged and incomplete is None:
             return Extraction(tuple(written)) if written else _NOTHING
         return self._with_calls(transaction, written, tagged, incomplete)
+
+    def extract_part(self, part: PartTransaction) -> Extraction:
+        """As `extract`, of the whole of it; that is fetched only where it says more than the logs."""
+        if part.err is not None:
+            return _NOTHING
+        if part.logs:
+            written, incomplete = self.from_logs(part.logs)
+            if incomplete is None:
+                return Extraction(tuple(written)) if written else _NOTHING
+        return self.extract(part.fetch(part.position, part.slot))
 
     def _may_have_called_itself(self, logs: Sequence[str]) -> bool:
         """Whether whole logs show a watched program called by itself, which is how an event goes out as a call."""
@@ -280,36 +292,89 @@ def _instruction(
     return InstructionRecord(None if known is None else known.name, data, error, accounts, outer, index)
 
 
-_Find: TypeAlias = Callable[[str], Callable[..., EventRecord] | None]
+_Decoders: TypeAlias = Mapping[bytes, Callable[..., EventRecord]]
 _Read: TypeAlias = Callable[[int, str], EventRecord]
-# What decodes an event by the first characters of its line, and of how many; the program; what reads any line of its data.
-_Reading: TypeAlias = tuple[_Find, int, str, _Read]
+# Decoders by the first bytes of an event, and how many bytes; the program; what reads any line of its data.
+_Reading: TypeAlias = tuple[_Decoders, int, str, _Read]
 # Shapes kept, and the longest logs that have one: a program may vary its lines at will.
 _SHAPES_MAX = 1 << 10
 _SHAPE_LINES_MAX = 64
+# A function for a shape is made at every so many logs of it, which is when it begins to pay; so many of one length are tried, and so many
+# are made at all: whatever a program does with its lines, it cannot keep us busy with making them.
+_FITTED_SIGHTS = 256
+_FITTED_A_LENGTH_MAX = 4
+_FITTED_MAX = 256
+
+
+class _Shape:
+    """The lines to be looked at as data, with what reads them, and as text, with whether data there would have to be read."""
+
+    __slots__ = ("data", "sights", "text")
+
+    def __init__(self, data: list[tuple[int, _Decoders, int, str, _Read]], text: list[tuple[int, bool]]) -> None:
+        self.data = data
+        self.text = text
+        self.sights = 0
+
+
+def _no_fit(logs: Sequence[str]) -> None:
+    """Stands where no function was made yet."""
 
 
 class _LogEvents:
     """The events in log messages. It does what `logs.read_data` with `_reader` does, for a stream: most logs have a shape that was seen.
 
     A shape says which program wrote which line that is no frame. Those where data once stood are looked at as data, the others as text;
-    what looks different than expected is read in the plain way, and the shape learnt anew.
+    what looks different than expected is read in the plain way, and the shape learnt anew. For a shape that is seen often a function is
+    made, which is tried first. It knows the frames by their text: what is forgotten of tokens is nothing to it.
     """
 
     def __init__(self, codecs: Mapping[str, ProgramCodec]) -> None:
         self._readers = {program: _reader(program, codec) for program, codec in codecs.items()}
         self._readings: dict[str, _Reading] = {
-            program: (*_heads(codec), program, self._readers[program]) for program, codec in codecs.items()
+            program: (*_decoders(codec), program, partial(_from_line, program, codec))
+            for program, codec in codecs.items()
         }
-        self._shapes: dict[grammar.Tokens, tuple[list[tuple[int, _Find, int, str, _Read]], list[tuple[int, bool]]]] = {}
+        self._shapes: dict[grammar.Tokens, _Shape] = {}
+        # By the number of lines; the one that fitted last is the first, and stands by itself too.
+        self._fitted: list[list[Fitted[EventRecord]]] = [[] for _ in range(_SHAPE_LINES_MAX + 1)]
+        self._first: list[Fitted[EventRecord]] = [_no_fit] * (_SHAPE_LINES_MAX + 1)
+        self._fitted_count = 0
+        self.read = self._dispatch()
 
-    def read(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
-        """The events in their order, and why there may be more."""
+    def _dispatch(self) -> Callable[[Sequence[str]], tuple[list[EventRecord], str | None]]:
+        first, others = self._first, self._others
+
+        def read(logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
+            """The events in their order, and why there may be more. A closure over what it needs: it runs for all logs there are."""
+            try:
+                found = first[len(logs)](logs)
+            except IndexError:
+                # Longer than logs that have a shape.
+                found = None
+            return others(logs) if found is None else found
+
+        return read
+
+    def _others(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
+        tried = self._fitted[len(logs)] if len(logs) <= _SHAPE_LINES_MAX else ()
+        for fitted in tried[1:]:
+            found = fitted(logs)
+            if found is not None:
+                self._put_first(len(logs), fitted)
+                return found
+        return self._interpret(logs)
+
+    def _put_first(self, lines: int, fitted: Fitted[EventRecord]) -> None:
+        tried = self._fitted[lines]
+        self._fitted[lines] = [fitted, *(other for other in tried if other is not fitted)][:_FITTED_A_LENGTH_MAX]
+        self._first[lines] = fitted
+
+    def _interpret(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
         shape = self._shapes.get(tuple(map(grammar.token, logs)))
         if shape is None:
             return self._learn(logs, set())
-        data, text = shape
-        for number, watched in text:
+        for number, watched in shape.text:
             line = logs[number]
             letter = line[8:9]
             # No address begins with "l": this is `Program log: …`.
@@ -317,26 +382,35 @@ class _LogEvents:
                 continue
             if letter == "d" and line[:14] == grammar.DATA:
                 if watched:
-                    return self._learn(logs, {reading[0] for reading in data})
+                    return self._learn(logs, {reading[0] for reading in shape.data})
             elif (line[-6:] != " units" or " failed: " in line) and not grammar.plain(line):
                 return self._learn(logs, set())
         found: list[EventRecord] = []
-        for number, find, width, program, reader in data:
+        for number, decoders, length, program, reader in shape.data:
             line = logs[number]
-            read = find(line[:width])
-            if read is not None:
-                try:
-                    if "\\" in line:
-                        raise ValueError
-                    raw = _decode_base64(f'"{line[14:]}"')
-                    found.append(read(raw, program, _LINES[number]))
-                except _NOT_PLAIN:
-                    found.append(reader(number, line))
-            elif line[:14] == grammar.DATA:
+            payload = line.removeprefix(grammar.DATA)
+            if payload == line:
+                if not grammar.plain(line):
+                    return self._learn(logs, set())
+                continue
+            try:
+                if "\\" in payload:
+                    raise ValueError
+                # In quotes the text is JSON, and bytes in JSON are base64: the quickest decoder there is.
+                raw = _decode_base64(f'"{payload}"')
+                found.append(decoders[raw[:length]](raw, program, _LINES[number]))
+            except _NOT_PLAIN:
                 found.append(reader(number, line))
-            elif not grammar.plain(line):
-                return self._learn(logs, set())
+        shape.sights += 1
+        if shape.sights % _FITTED_SIGHTS == 0 and self._fitted_count < _FITTED_MAX:
+            self._fitted_count += 1
+            self._put_first(len(logs), self._made(logs, shape))
         return found, None
+
+    def _made(self, logs: Sequence[str], shape: _Shape) -> Fitted[EventRecord]:
+        """A function for these logs' shape."""
+        data = [Data(*line, _LINES[line[0]]) for line in shape.data]
+        return fit(logs, data, dict(shape.text), _decode_base64, _NOT_PLAIN)
 
     def _learn(self, logs: Sequence[str], known: set[int]) -> tuple[list[EventRecord], str | None]:
         """Read in the plain way, and keep the shape; `known` are lines where data stood before."""
@@ -345,7 +419,7 @@ class _LogEvents:
         if shape is None:
             return found
         tokens, written = shape
-        data: list[tuple[int, _Find, int, str, _Read]] = []
+        data: list[tuple[int, _Decoders, int, str, _Read]] = []
         text: list[tuple[int, bool]] = []
         for number, program in written:
             reading = self._readings.get(program)
@@ -355,41 +429,25 @@ class _LogEvents:
                 text.append((number, reading is not None))
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
-        self._shapes[tokens] = (data, text)
+        self._shapes[tokens] = _Shape(data, text)
         return found
 
 
-_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-
-def _heads(codec: ProgramCodec) -> tuple[_Find, int]:
-    """Decoders by the characters that a line of their event begins with, and how many these are. None when discriminators differ in length.
-
-    The last character may hold bits of what follows the discriminator: there is one entry for every value of these.
-    """
+def _decoders(codec: ProgramCodec) -> tuple[_Decoders, int]:
+    """Decoders by the first bytes of an event, and how many bytes. Of shorter discriminators `_from_line` knows."""
     decoders = codec.event_decoders(_LOGGED)
-    lengths = set(map(len, decoders))
-    heads: dict[str, Callable[..., EventRecord]] = {}
-    width = -(-8 * max(lengths, default=0) // 6)
-    for prefix, decoder in decoders.items() if len(lengths) == 1 else ():
-        free = 6 * width - 8 * len(prefix)
-        bits = int.from_bytes(prefix, "big") << free
-        for rest in range(1 << free):
-            digits = [(bits | rest) >> 6 * place & 63 for place in reversed(range(width))]
-            heads[grammar.DATA + "".join(_BASE64[digit] for digit in digits)] = decoder
-    return heads.get, len(grammar.DATA) + width
+    return decoders, max(map(len, decoders), default=0)
 
 
 def _reader(program: str, codec: ProgramCodec) -> Callable[[int, str], EventRecord]:
     """Makes the record of a `Program data:` line. A closure over what it needs: it runs for every event there is."""
-    decoders = codec.event_decoders(_LOGGED)
-    find, length = decoders.get, max(map(len, decoders), default=0)
+    decoders, length = _decoders(codec)
 
     def read(number: int, line: str) -> EventRecord:
         try:
             # `payload` and `decode_event` of the plain case, written out.
             raw = _data(line)
-            return find(raw[:length])(raw, program, _LINES[number])  # type: ignore[misc, no-any-return]
+            return decoders[raw[:length]](raw, program, _LINES[number])
         except _NOT_PLAIN:
             return _from_line(program, codec, number, line)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,22 @@ class RawTransaction:
     inner: tuple[InnerInstruction, ...] | None
     loaded: tuple[bytes, ...]
     version: int | None
+
+
+class PartTransaction(msgspec.Struct, frozen=True, gc=False):
+    """One of which the message was left where it is stored: its inner instructions were recorded, and none of them carries an event.
+
+    Fields as in RawTransaction. `fetch` gives the whole of it, by `position` and slot.
+    """
+
+    position: int
+    slot: int
+    transaction_index: int
+    signature: str
+    block_time: int | None
+    err: str | None
+    logs: tuple[str, ...] | None
+    fetch: Callable[[int, int], RawTransaction]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from projections.fold import UNDECODABLE, Parked, Poison, fold
 from projections.model import Event, Projection, moment
 from projections.store import Store, Writes, delete_scopes, query, quoted
 from schema import reads
-from schema.reads import LedgerRow, RetractionRow
+from schema.reads import PartRow, RetractionRow
 
 _REFOLD_EVENTS = 2_000
 _COLUMNS = "position, slot, transaction_index, event_index, signature, extract(epoch FROM block_time)::bigint, program, name, data"
@@ -72,7 +72,7 @@ class Batch:
         return max(((slot, index) for _, slot, index in self.places), default=(-1, -1))
 
 
-def batch_of(after: int, rows: Sequence[LedgerRow], decoder: Decoder) -> Batch:
+def batch_of(after: int, rows: Sequence[PartRow], decoder: Decoder) -> Batch:
     """Rows, decoded."""
     places = tuple((r.position, r.raw.slot, r.raw.transaction_index) for r in rows)
     return Batch(after, rows[-1].position if rows else after, places, tuple(decoder.decode(rows)))
@@ -177,7 +177,7 @@ def reach(conn: Conn, specs: Sequence[ProgramSpec], decoder: Decoder, position: 
     assert state is not None, "installed by bootstrap"
     before = state
     while state.position < position or state.retraction_id < retraction_id:
-        rows = [r for r in reads.read_batch(conn, state.position) if r.position <= position]
+        rows = [r for r in reads.read_parts(conn, state.position) if r.position <= position]
         retractions = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= retraction_id]
         if not rows and not retractions:
             break

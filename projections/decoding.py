@@ -13,11 +13,11 @@ from programs.codec import CodecError, ProgramCodec, compile_idl
 from programs.events import Extraction, Extractor
 from programs.idl import Idl, load_idl
 from programs.registry import ProgramRegistry
-from programs.transaction import RawTransaction
+from programs.transaction import PartTransaction, RawTransaction
 from projections import metrics
 from projections.fold import Poison
 from projections.model import Event, Projection, clean
-from schema.reads import LedgerRow
+from schema.reads import PartRow
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ class ProgramSpec:
         return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
-# The extraction, and by program the events whose data need no cleaning: they hold no text.
-_Extracting: TypeAlias = tuple[Callable[[RawTransaction], Extraction], dict[str, frozenset[str]]]
+# The extraction, of parts too, and by program the events whose data need no cleaning: they hold no text.
+_Extracting: TypeAlias = tuple[
+    Callable[[RawTransaction], Extraction], Callable[[PartTransaction], Extraction], dict[str, frozenset[str]]
+]
 
 
 class Decoder:
@@ -75,20 +77,20 @@ class Decoder:
         if found is None:
             extractor = Extractor({address_bytes(s.address): c for s, c in zip(self._specs, codecs, strict=True)})
             textless = {s.address: c.textless_events for s, c in zip(self._specs, codecs, strict=True)}
-            found = self._extractors[key] = extractor.extract, textless
+            found = self._extractors[key] = extractor.extract, extractor.extract_part, textless
         return found
 
-    def decode(self, rows: Iterable[LedgerRow]) -> list[Event | Poison]:
+    def decode(self, rows: Iterable[PartRow]) -> list[Event | Poison]:
         """The events of the rows, in their order. An event written both ways appears once."""
         found: list[Event | Poison] = []
         ids, at = self._ids, -1
-        for position, programs, _, _, raw in rows:
+        for position, programs, raw in rows:
             slot = raw.slot
             if slot != at:
                 # Rows come slot by slot. A registry may learn of another version, so no answer is kept for longer.
                 at = slot
-                extract, textless = self._extracting(slot)
-            extraction = extract(raw)
+                extract, extract_part, textless = self._extracting(slot)
+            extraction = extract_part(raw) if isinstance(raw, PartTransaction) else extract(raw)
             if extraction.incomplete is not None:
                 metrics.INCOMPLETE.inc()
             number = -1

@@ -280,7 +280,7 @@ class _Rows:
         advance(conn, self.specs, self.target, self._decoder, batch, retractions)
         self.target.store.flush()
 
-    def batch(self, rows: Sequence[reads.LedgerRow]) -> Batch:
+    def batch(self, rows: Sequence[reads.PartRow]) -> Batch:
         return batch_of(self.state.position, rows, self._decoder)
 
     def again(self, state: State) -> None:
@@ -376,7 +376,7 @@ class _Events:
         """Add a batch to the new table, in the caller's transaction."""
         self._state = advance_events(conn, self.specs, self.state, batch, retractions, self._letters)
 
-    def batch(self, rows: Sequence[reads.LedgerRow]) -> Batch:
+    def batch(self, rows: Sequence[reads.PartRow]) -> Batch:
         return batch_of(self.state.position, rows, self._decoder)
 
     def again(self, state: State) -> None:
@@ -398,7 +398,7 @@ def _catch_up(conn: Conn, work: _Rows | _Events, live: State, rows_max: int | No
     done = 0
     while rows_max is None or done < rows_max:
         state = work.state
-        rows = [r for r in reads.read_batch(conn, state.position) if r.position <= live.position]
+        rows = [r for r in reads.read_parts(conn, state.position) if r.position <= live.position]
         batch = work.batch(rows)
         held = [r for r in reads.retractions_after(conn, state.retraction_id) if r.id <= live.retraction_id]
         new = due(held, state.retraction_id, max(batch.last, state.position))

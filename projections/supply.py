@@ -196,7 +196,7 @@ def serve() -> None:
 
 
 def _made(conn: Conn, decoder: Decoder, wanted: Wanted, slot_from: int | None, slot_to: int | None) -> Iterator[Part]:
-    rows = reads.iter_chain_order(
+    rows = reads.iter_parts(
         conn,
         slot_from,
         slot_to,

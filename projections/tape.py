@@ -57,7 +57,7 @@ class Tape:
                 self._batches.clear()
                 self._batches.append(Batch(slowest, slowest, (), ()))
             position = self._batches[-1].last
-        rows = reads.read_batch(conn, position, self.rows)
+        rows = reads.read_parts(conn, position, self.rows)
         batch = batch_of(position, rows, self._decoder) if rows else None
         if batch is not None:
             metrics.EVENTS.inc(len(batch.events))

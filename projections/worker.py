@@ -151,7 +151,7 @@ class _Following:
         assert state is not None, "taken"
         batch = tape.after(state.position)
         if batch is None:
-            batch = batch_of(state.position, reads.read_batch(conn, state.position, tape.rows), self.decoder)
+            batch = batch_of(state.position, reads.read_parts(conn, state.position, tape.rows), self.decoder)
         retractions: list[reads.RetractionRow] = []
         if tape.retraction_id > state.retraction_id:
             held = reads.retractions_after(conn, state.retraction_id)

@@ -113,7 +113,7 @@ def _expected(story: Story, spec: Any) -> tuple[dict[str, list[Any]], set[tuple[
     """One fold in chain order of what is left, without a database."""
     (projection,) = spec.projections
     ordered = sorted(story.placed, key=lambda item: (item[1].slot, item[1].transaction_index))
-    rows = [reads.LedgerRow(position, (1,), 0, 4, raw) for position, raw in ordered]
+    rows = [reads.PartRow(position, (1,), raw) for position, raw in ordered]
     store = MemoryStore(projection)
     parked = fold(projection, store, Decoder((spec,)).decode(rows), set())
     held = {

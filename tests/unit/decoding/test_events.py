@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from programs import events
 from programs import logs as grammar
-from programs.events import EventRecord, Extractor, InnerSource, LogSource, _reader, extract
-from programs.transaction import InnerInstruction
-from tests.unit.decoding.chain import CODEC, CODECS, KEYS, P, Q, call, data_line, event, frame, seen, self_cpi
+from programs.base58 import address_text
+from programs.codec import ProgramCodec, compile_idl
+from programs.events import EventRecord, Extractor, InnerSource, LogSource, _LogEvents, _reader, extract
+from programs.idl import load_idl
+from programs.transaction import InnerInstruction, PartTransaction
+from tests.unit.decoding.chain import (
+    CODEC,
+    CODECS,
+    DOCUMENT,
+    KEYS,
+    PROGRAM,
+    P,
+    Q,
+    call,
+    data_line,
+    event,
+    frame,
+    seen,
+    self_cpi,
+)
 
 
-def got(events: tuple[EventRecord, ...]) -> list[tuple[int, object]]:
+def got(found: tuple[EventRecord, ...]) -> list[tuple[int, object]]:
     return [
         (e.raw[-1], (e.source.line,) if isinstance(e.source, LogSource) else (e.source.outer, e.source.index))
-        for e in events
+        for e in found
     ]
 
 
@@ -281,12 +303,31 @@ PIECES = [
 ]
 
 
+class Ways:
+    """Every way through log messages: the plain walk, shapes interpreted, and functions made at the second sight."""
+
+    def __init__(self, codecs: Mapping[bytes, ProgramCodec] = CODECS) -> None:
+        texts = {address_text(program): codec for program, codec in codecs.items()}
+        self._readers = {program: _reader(program, codec) for program, codec in texts.items()}
+        with patch.object(events, "_FITTED_MAX", 0):
+            self._interpreting = _LogEvents(texts)
+        self.fitting = _LogEvents(texts)
+
+    def read(self, logs: Sequence[str]) -> tuple[list[EventRecord], str | None]:
+        plain = grammar.read_data(logs, self._readers)
+        with patch.object(events, "_FITTED_MAX", 0):
+            assert self._interpreting.read(logs) == plain
+        # All strings are fresh, as in a stream.
+        with patch.object(events, "_FITTED_SIGHTS", 1), patch.object(events, "_FITTED_MAX", 1 << 30):
+            assert self.fitting.read(msgspec.json.decode(msgspec.json.encode(logs))) == plain
+        return plain
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=8), st.integers(0, 7)), min_size=1, max_size=12))
 def test_a_stream_of_logs_is_read_as_each_of_them_in_the_plain_way(stream: list[tuple[list[str], int]]) -> None:
     """One extractor over logs of few shapes, so that shapes are met again with other lines in them."""
-    extractor = Extractor(CODECS)
-    readers = {P: _reader(P, CODEC)}
+    ways = Ways()
     for inside, pick in stream:
         plain = [line for line in inside if " invoke" not in line and " success" not in line]
         for logs in (
@@ -294,4 +335,155 @@ def test_a_stream_of_logs_is_read_as_each_of_them_in_the_plain_way(stream: list[
             frame(P, 1, *plain),
             frame(P, 1, PIECES[10 + pick], "Program log: x", *frame(Q, 2, data_line(pick))),
         ):
-            assert extractor.from_logs(logs) == grammar.read_data(logs, readers)
+            ways.read(logs)
+
+
+USUAL = [
+    frame(P, 1, data_line(1)),
+    frame(Q, 1)
+    + frame(P, 1, "Program log: Instruction: Put", data_line(2), f"Program {P} consumed 7 of 9 compute units"),
+    frame(
+        Q, 1, data_line(3), *frame(P, 2, data_line(4), data_line(5), "Program log: x"), "Program log: y", data_line(6)
+    ),
+    frame(P, 1, f"Program return: {P} AQ==", data_line(7), f"Program {P} consumed 7 of 9 compute units"),
+    frame(P, 1, f"Program {Q} consumed 7 of 9 compute units", *frame(Q, 2, data_line(1)), data_line(8)),
+    frame(P, 1, *frame(Q, 2, f"Program {Q} consumed 7 of 9 compute units"), "x"),
+]
+LETTERS = st.sampled_from([*"lds:[]{}=+/1QA 9", "\\", '"', "\n", "é", "", "units", "failed: ", "consumed "])
+
+
+@pytest.mark.parametrize("usual", USUAL)
+def test_any_line_may_stand_where_another_stood_when_a_function_was_made(usual: list[str]) -> None:
+    for place in range(len(usual)):
+        ways = Ways()
+        for piece in (None, None, *PIECES, "Program data: AQIDBAUGBwj/", "Program data: AQIDBAUGBwk=", "Program log"):
+            ways.read(usual if piece is None else [*usual[:place], piece, *usual[place + 1 :]])
+            # Whatever was learnt of that, the usual logs are read as ever.
+            ways.read(usual)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_logs_that_nearly_fit_a_function_are_read_in_the_plain_way(data: st.DataObject) -> None:
+    """Functions are made for usual logs; then lines are changed by a letter, exchanged, doubled, left out, cut off."""
+    ways = Ways()
+    usual = data.draw(st.lists(st.sampled_from(USUAL), min_size=1, max_size=4))
+    for logs in usual:
+        for _ in range(2):
+            ways.read(logs)
+    for _ in range(data.draw(st.integers(1, 6))):
+        logs = list(data.draw(st.sampled_from(usual)))
+        for _ in range(data.draw(st.integers(0, 3))):
+            place = data.draw(st.integers(0, len(logs) - 1))
+            line = logs[place]
+            match data.draw(st.sampled_from(["letter", "swap", "double", "cut", "piece", "forget", "other"])):
+                case "letter":
+                    at = data.draw(st.integers(0, len(line)))
+                    logs[place] = line[:at] + data.draw(LETTERS) + line[at + data.draw(st.integers(0, 1)) :]
+                case "swap":
+                    other = data.draw(st.integers(0, len(logs) - 1))
+                    logs[place], logs[other] = logs[other], line
+                case "double":
+                    logs[data.draw(st.integers(0, len(logs) - 1))] = line
+                case "cut":
+                    logs[place:] = data.draw(st.sampled_from([[], ["Log truncated"]]))
+                    logs = logs or ["Log truncated"]
+                case "piece":
+                    logs[place] = data.draw(st.sampled_from(PIECES))
+                case "forget":
+                    # As when too many frames were seen: tokens that were given hold no more.
+                    grammar._frames.clear()
+                    grammar._tokens.clear()
+                case _:
+                    logs[place] = line.replace(P, Q) if P in line else line.replace(Q, P)
+        ways.read(logs)
+
+
+@pytest.mark.parametrize("usual", USUAL)
+def test_a_function_stands_in_for_tokens_that_were_forgotten(usual: list[str]) -> None:
+    ways = Ways()
+    found, incomplete = ways.read(usual)
+    assert incomplete is None
+    ways.read(usual)
+    grammar._frames.clear()
+    grammar._tokens.clear()
+    with patch.object(_LogEvents, "_interpret", side_effect=AssertionError):
+        assert ways.fitting.read(list(usual)) == (found, None)
+    assert not grammar._tokens
+
+
+def test_discriminators_of_several_lengths_are_told_apart_by_all_ways() -> None:
+    names = {"Long": [1, 2, 3, 4, 5, 6, 7, 8, 9], "Put": [1, 2, 3, 4, 5, 6, 7, 8], "Short": [9, 9]}
+    fields = {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}
+    document = {
+        **DOCUMENT,
+        "events": [{"name": name, "discriminator": prefix} for name, prefix in names.items()],
+        "types": [{"name": name, "type": fields} for name in names],
+    }
+    codec = compile_idl(load_idl(document))
+    ways = Ways({PROGRAM: codec})
+    encoded = [base64.b64encode(codec.encode_event(name, {"x": 8})).decode() for name in names]
+    for _ in range(3):
+        for text in encoded:
+            found, _ = ways.read(frame(P, 1, "Program data: " + text, "Program data: " + encoded[0]))
+            assert [record.error for record in found] == [None, None]
+
+
+def test_no_program_can_keep_us_making_functions() -> None:
+    """It may call others as it likes, as often as it likes."""
+    made = []
+    codecs = {P: CODEC}
+    with patch.object(events, "fit", side_effect=lambda *given: made.append(1) or (lambda logs: None)):
+        stream = _LogEvents(codecs)
+        usual = frame(P, 1, data_line(1))
+        for _ in range(events._FITTED_SIGHTS):
+            assert not made
+            stream.read(usual)
+        stream.read(usual)
+        assert len(made) == 1
+        for shape in range(8):
+            logs = frame(P, 1, *[line for bit in range(3) for line in (frame(Q, 2) if shape >> bit & 1 else ["", ""])])
+            for _ in range(events._FITTED_SIGHTS + 1):
+                stream.read(logs)
+        assert len(made) == 9
+        assert [len(tried) for tried in stream._fitted if tried] == [1, events._FITTED_A_LENGTH_MAX]
+        with patch.object(events, "_FITTED_SIGHTS", 1):
+            for _ in range(3 * events._FITTED_MAX):
+                stream.read(usual)
+        assert len(made) == events._FITTED_MAX
+
+
+def test_the_function_that_fitted_last_is_tried_first() -> None:
+    ways = Ways()
+    one, other = frame(P, 1, data_line(1), *frame(Q, 2)), frame(P, 1, *frame(Q, 2), data_line(1))
+    for logs in (one, one, other, other, one):
+        ways.read(logs)
+    with patch.object(_LogEvents, "_others", side_effect=AssertionError):
+        ways.fitting.read(one)
+    with patch.object(_LogEvents, "_interpret", side_effect=AssertionError):
+        ways.fitting.read(other)
+        ways.fitting.read(one)
+    assert len(ways.fitting._fitted[5]) == 2
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_what_a_part_says_is_what_the_whole_says(data: st.DataObject) -> None:
+    """A part is of a transaction whose inner instructions carry no tag; the whole is asked for where logs do not tell all."""
+    inside = data.draw(st.lists(st.sampled_from(PIECES), max_size=6))
+    logs = data.draw(st.sampled_from([None, [], inside, frame(P, 1, *inside), *USUAL, frame(P, 1, *frame(P, 2))]))
+    inner = data.draw(st.sampled_from([[], [call(0, 0, 2)], [call(0, 0, 1)]]))
+    keys = data.draw(st.sampled_from([KEYS, (KEYS[0], KEYS[2]), None]))
+    err = data.draw(st.sampled_from([None, None, '"x"']))
+    whole = seen(logs, inner, outer=data.draw(st.sampled_from([(1,), (2,)])), err=err, keys=keys)
+    asked: list[tuple[int, int]] = []
+
+    def fetch(position: int, slot: int) -> Any:
+        asked.append((position, slot))
+        return whole
+
+    part = PartTransaction(3, whole.slot, 0, whole.signature, None, err, whole.logs, fetch)
+    extractor = Extractor(CODECS)
+    assert extractor.extract_part(part) == extractor.extract(whole)
+    tells_all = err is not None or (bool(logs) and grammar.read_data(logs or (), {})[1] is None)
+    assert asked == ([] if tells_all else [(3, whole.slot)])
