@@ -84,7 +84,8 @@ class Decoder:
         """The events of the rows, in their order. An event written both ways appears once."""
         found: list[Event | Poison] = []
         ids, at = self._ids, -1
-        for position, programs, raw in rows:
+        for row in rows:
+            position, raw = row.position, row.raw
             slot = raw.slot
             if slot != at:
                 # Rows come slot by slot. A registry may learn of another version, so no answer is kept for longer.
@@ -98,7 +99,7 @@ class Decoder:
                 number += 1
                 program, name = record.program, record.name
                 # A program that was added later has a row of its own for a transaction that it shares; its events are that row's.
-                if record.twin is not None or ids.get(program) not in programs:
+                if record.twin is not None or ids.get(program) not in row.programs:
                     continue
                 if record.trailing:
                     metrics.LONGER.labels(program=program).inc()

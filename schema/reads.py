@@ -49,8 +49,11 @@ class LedgerRow(NamedTuple):
     raw: RawTransaction
 
 
-class PartRow(NamedTuple):
-    """A row as decoding its events needs it: not whole, where the logs tell all. Decode it while the connection is there that it came from."""
+class PartRow(msgspec.Struct, frozen=True, gc=False):
+    """A row as decoding its events needs it: not whole, where the logs tell all. Decode it while the connection is there that it came from.
+
+    (A Struct: it costs a fifth of a NamedTuple.)
+    """
 
     position: int
     programs: tuple[int, ...]
