@@ -98,7 +98,8 @@ class Ahead:
         """The batch after a position, of about so many rows; None when it is to be read here. Waits for it, at most until it is `over`."""
         try:
             return self._batch(position, head, rows, over)
-        except (Refused, OSError) as error:
+        except Exception as error:
+            # Whatever it was, the tape can do without: an error of the worker would stop what it can still do.
             said = self._end(self._bounds.pause_s)
             metrics.AHEAD_LOST.inc()
             if self._lost is not None:

@@ -144,7 +144,13 @@ class Process:
                 self._channel.close()
                 raise
         self._thread = threading.Thread(target=self._run, name=f"receiver-{self._process.pid}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._process.kill()
+            self._process.wait()
+            self._channel.close()
+            raise OSError(str(error)) from None
 
     @property
     def pid(self) -> int:

@@ -413,6 +413,37 @@ def test_one_that_cannot_be_started_says_why(db: str, monkeypatch: pytest.Monkey
 
 # ---- it never outlives us ----
 
+
+@pytest.mark.parametrize("how", ["stop", "error"])
+def test_a_worker_that_ends_in_the_middle_ends_it_too(db: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    play = Play(db, 5)
+    specs = (play.chain.spec(),)
+    bootstrap.ensure(db, specs)
+    run = Following(play, specs, monkeypatch)
+
+    def end() -> None:
+        if how == "error":
+            raise RuntimeError("planned")
+        run._stop.set()
+
+    run.at = {9: end}
+    with run:
+        run._thread.join(60)
+        assert not run._thread.is_alive()
+        assert len(run.pids) == 1
+        assert not [pid for pid in run.pids if alive(pid)]
+    assert run.supplied >= 7
+    assert [str(error) for error in run.errors] == (["planned"] if how == "error" else [])
+    assert run.lost == []
+    # Another one goes on.
+    again = Following(play, specs, monkeypatch)
+    play.disturb(0)
+    play.disturb(1)
+    with again:
+        again.finishes()
+    assert all(d.equal for name in ("events", "voting") for d in rebuild(db, specs, name, dry_run=True).differences)
+
+
 # A worker in a process of its own, that ends well when it is told to. It says which process reads ahead for it.
 _PROCESS = """
 import signal, sys, threading, time

@@ -84,7 +84,7 @@ class Stage:
         self.at, self.head, self.position = 1_000.0, 1_000, 0
         self.lost: list[str] = []
         self.made: list[Answering] = []
-        self.refuses: OSError | None = None
+        self.refuses: Exception | None = None
         spec = ProgramSpec("n", address_text(PROGRAM), 1, load_idl(document("a")), (), registry)
         self.ahead = Ahead("dsn", (spec,), bounds, lost=self.lost.append, start=self._start, now=self._now)
 
@@ -252,12 +252,13 @@ def test_what_does_not_go_on_is_not_taken_and_the_next_try_waits(
 
 
 def test_one_that_cannot_be_started_is_tried_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
-    stage.refuses = OSError(12, "Cannot allocate memory")
-    for _ in range(40):
-        assert stage.next() is None
-    assert len(stage.lost) == 1
-    assert "Cannot allocate memory" in stage.lost[0]
+    for refusal in (OSError(12, "Cannot allocate memory"), RuntimeError("can't start new thread"), MemoryError()):
+        stage = Stage(monkeypatch)
+        stage.refuses = refusal
+        for _ in range(40):
+            assert stage.next() is None
+        assert len(stage.lost) == 1
+        assert (str(refusal) or "MemoryError") in stage.lost[0]
 
 
 def test_one_that_ends_or_fails_before_it_begins_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
