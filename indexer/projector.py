@@ -28,6 +28,7 @@ class ProjectorThread:
             settings.need_database(),
             prepared.specs,
             waits=lambda w: log.warning("rebuild waits", projection=w.projection, on=w.on, holders=w.holders),
+            lost=lambda why: log.warning("read_ahead_lost", error=why, remedy="none: reading goes on without it"),
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="projections", daemon=True)

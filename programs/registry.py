@@ -67,6 +67,7 @@ class ProgramRegistry:
         self._versions: dict[bytes, list[IdlVersion]] = {}
         self._codecs: dict[str, ProgramCodec] = {}
         self._extractors: dict[tuple[str, ...], Extractor] = {}
+        self._revision = 0
         for version in versions:
             self.add(version)
 
@@ -83,7 +84,14 @@ class ProgramRegistry:
         kept = [other for other in held if other.slot_first != version.slot_first]
         self._versions[version.program] = sorted([*kept, version], key=lambda v: v.slot_first)
         self._extractors.clear()
+        # After the change: whoever asks for the revision first and reads then may know more than the revision says, and never less.
+        self._revision += 1
         return True
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever some slot is read otherwise than before."""
+        return self._revision
 
     @property
     def programs(self) -> tuple[bytes, ...]:

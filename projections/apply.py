@@ -52,12 +52,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Decoded rows of the ledger in order of position: those after `after`, up to `last`. `place` is the highest among them."""
+    """Decoded rows of the ledger in order of position: those after `after`, up to `last`. `place` is the highest among them.
+
+    lines: what `decoded_lines` makes of the events, where somebody did already.
+    """
 
     after: int
     last: int
     places: tuple[tuple[int, int, int], ...]
     events: tuple[Event | Poison, ...]
+    lines: bytes | None = None
 
     def since(self, position: int) -> Batch:
         """What of it comes after a position."""
@@ -109,9 +113,10 @@ def copy_decoded(conn: Conn, schema: str, lines: str | bytes) -> None:
         copy.write(lines)
 
 
-def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison]) -> None:
-    """Add events to the table of decoded events."""
-    lines = decoded_lines(events)
+def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison], lines: str | bytes | None = None) -> None:
+    """Add events to the table of decoded events. lines: theirs, where they are made already."""
+    if lines is None:
+        lines = decoded_lines(events)
     if lines:
         copy_decoded(conn, schema, lines)
 
@@ -138,7 +143,7 @@ def advance_events(
     fresh = batch.since(state.position)
     position = max(batch.last, state.position)
     new = due(retractions, state.retraction_id, position)
-    write_decoded(conn, state.schema, fresh.events)
+    write_decoded(conn, state.schema, fresh.events, fresh.lines)
     park_undecodable(conn, specs, fresh.events, letters)
     if new:
         retract_decoded(conn, state.schema, [r.position for r in new])

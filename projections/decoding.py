@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -61,11 +61,24 @@ _Extracting: TypeAlias = tuple[
 ]
 
 
-class Decoder:
-    """Decodes the events of a fixed set of programs. Not for several threads at once."""
+# How many transactions' events cannot all be known, and by program the events with more bytes than their IDL describes.
+Counted: TypeAlias = Callable[[int, Mapping[str, int]], None]
 
-    def __init__(self, specs: Sequence[ProgramSpec]) -> None:
+
+def count(incomplete: int, longer: Mapping[str, int]) -> None:
+    """Add to this process's metrics."""
+    if incomplete:
+        metrics.INCOMPLETE.inc(incomplete)
+    for program, events in longer.items():
+        metrics.LONGER.labels(program=program).inc(events)
+
+
+class Decoder:
+    """Decodes the events of a fixed set of programs. Not for several threads at once. counted: told what each call of `decode` met."""
+
+    def __init__(self, specs: Sequence[ProgramSpec], counted: Counted = count) -> None:
         self._specs = tuple(specs)
+        self._counted = counted
         self._ids = {spec.address: spec.program_id for spec in self._specs}
         self._extractors: dict[tuple[int, ...], _Extracting] = {}
 
@@ -84,6 +97,7 @@ class Decoder:
         """The events of the rows, in their order. An event written both ways appears once."""
         found: list[Event | Poison] = []
         ids, at = self._ids, -1
+        incomplete, longer = 0, dict[str, int]()
         for row in rows:
             position, raw = row.position, row.raw
             slot = raw.slot
@@ -93,7 +107,7 @@ class Decoder:
                 extract, extract_part, textless = self._extracting(slot)
             extraction = extract_part(raw) if isinstance(raw, PartTransaction) else extract(raw)
             if extraction.incomplete is not None:
-                metrics.INCOMPLETE.inc()
+                incomplete += 1
             number = -1
             for record in extraction.events:
                 number += 1
@@ -102,7 +116,7 @@ class Decoder:
                 if record.twin is not None or ids.get(program) not in row.programs:
                     continue
                 if record.trailing:
-                    metrics.LONGER.labels(program=program).inc()
+                    longer[program] = longer.get(program, 0) + 1
                 if name is None or record.error is not None:
                     place = (position, slot, raw.transaction_index, number, raw.signature)
                     found.append(Poison(*place, program, record.raw, record.error or "no such event", name))
@@ -121,6 +135,7 @@ class Decoder:
                         data,
                     )
                 )
+        self._counted(incomplete, longer)
         return found
 
     def again(self, program: str, slot: int, raw: bytes) -> tuple[str, object] | str:

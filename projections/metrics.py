@@ -7,6 +7,13 @@ from prometheus_client import Counter, Gauge, Histogram
 EVENTS = Counter("indexer_projection_events_total", "Events decoded from the ledger")
 INCOMPLETE = Counter("indexer_projection_incomplete_total", "Transactions whose events cannot all be known")
 TAPE_BATCHES = Gauge("indexer_projection_tape_batches", "Decoded batches held for those that follow (bounded)")
+AHEAD_BATCHES = Gauge(
+    "indexer_projection_ahead_batches",
+    "Batches asked of the process that reads ahead and not taken yet (bounded); 0 while there is none",
+)
+AHEAD_LOST = Counter(
+    "indexer_projection_ahead_lost_total", "Processes that read ahead and were given up; reading went on without them"
+)
 CACHED_ROWS = Gauge("indexer_projection_cached_rows", "Rows held in memory between batches (bounded)", ["projection"])
 BATCHES = Counter("indexer_projection_batches_total", "Batches applied", ["projection"])
 BATCH_SECONDS = Histogram("indexer_projection_batch_seconds", "Time to fold and commit a batch", ["projection"])

@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from projections import metrics
 from projections.apply import Batch, batch_of
-from projections.catalogue import Conn
+from projections.catalogue import EVENTS, Conn
 from projections.decoding import Decoder, ProgramSpec
 from schema import reads
 
@@ -21,8 +23,13 @@ ROWS_MIN, ROWS_MAX = 100, 4_000
 BATCH_SECONDS = 0.15
 # What is kept, and how far it is read ahead of the quickest follower: a few tens of megabytes at most.
 BATCHES_KEPT, BATCHES_AHEAD = 16, 3
+# Of lines that came ready with batches; beyond it they are made when they are needed.
+LINES_BYTES_MAX = 16 << 20
 # A follower that moved this recently is waited for before it falls off the tape; decoding twice would make both slower.
 PATIENCE_S = 0.5
+
+# Gives the batch after a position, to a head of the ledger, of about so many rows; None when it is to be read here.
+Source: TypeAlias = Callable[[int, int, int], Batch | None]
 
 
 class Tape:
@@ -46,10 +53,13 @@ class Tape:
             self._batches.clear()
             self._batches.append(Batch(position, position, (), ()))
 
-    def read(self, conn: Conn) -> bool:
-        """Read and decode the next batch; False when there is none yet."""
-        row = conn.execute("SELECT coalesce(max(id), 0) FROM ledger.retractions").fetchone()
-        retraction_id = 0 if row is None else int(row[0])
+    def read(self, conn: Conn, ahead: Source | None = None) -> bool:
+        """Take the next batch from `ahead`, or read and decode it here; False when there is none yet."""
+        row = conn.execute(
+            "SELECT (SELECT coalesce(max(id), 0) FROM ledger.retractions),"
+            " (SELECT position FROM ledger.checkpoints WHERE name = 'ledger')"
+        ).fetchone()
+        retraction_id, head = (0, 0) if row is None else (int(row[0]), int(row[1] or 0))
         with self._changed:
             slowest = min((at for at, _ in self._at.values()), default=0)
             if slowest > self._batches[-1].last:
@@ -57,21 +67,27 @@ class Tape:
                 self._batches.clear()
                 self._batches.append(Batch(slowest, slowest, (), ()))
             position = self._batches[-1].last
-        rows = reads.read_parts(conn, position, self.rows)
-        batch = batch_of(position, rows, self._decoder) if rows else None
+        batch = None if ahead is None else ahead(position, head, self.rows)
+        if batch is None:
+            rows = reads.read_parts(conn, position, self.rows)
+            batch = batch_of(position, rows, self._decoder) if rows else None
         if batch is not None:
             metrics.EVENTS.inc(len(batch.events))
         with self._changed:
             moved = batch is not None or retraction_id != self.retraction_id
             self.retraction_id = retraction_id
             if batch is not None:
-                self._batches.append(batch)
+                self._batches.append(self._bounded(batch))
                 while len(self._batches) > BATCHES_KEPT:
                     self._batches.popleft()
             if moved:
                 self._changed.notify_all()
             metrics.TAPE_BATCHES.set(len(self._batches))
         return batch is not None
+
+    def _bounded(self, batch: Batch) -> Batch:
+        held = sum(len(each.lines or b"") for each in self._batches)
+        return batch if held + len(batch.lines or b"") <= LINES_BYTES_MAX else replace(batch, lines=None)
 
     def after(self, position: int) -> Batch | None:
         """The batch that goes on from a position; an empty one at the tape's end, None when it begins later or elsewhere."""
@@ -101,9 +117,16 @@ class Tape:
         with self._changed:
             self._at[name] = (position, time.monotonic())
             if seconds > BATCH_SECONDS:
-                self.rows = max(min(ROWS_MIN, self._rows_max), self.rows // 2)
+                # Half of what took so long, once: larger ones that were read before are still to come.
+                half = max(self.rows, rows) // 2
+                self.rows = max(min(ROWS_MIN, self._rows_max), min(self.rows, half))
             elif rows >= self.rows:
                 self.rows = min(self._rows_max, self.rows * 2)
+            if name == EVENTS:
+                # Nobody else wants them.
+                for number, batch in enumerate(self._batches):
+                    if batch.lines is not None and batch.last <= position:
+                        self._batches[number] = replace(batch, lines=None)
             self._changed.notify_all()
 
     def stands(self, name: str, position: int) -> None:

@@ -1,4 +1,5 @@
 """Follows the ledger: one thread reads and decodes, and everything that is projected follows on its own connection, at its own pace.
+While they are far behind the thread takes what another process read and decoded.
 
 Any number of workers may run: a projection's row is the lock, and whoever finds another state in it than its own takes that one over
 instead of applying anything twice. What is projected can be made again from the ledger, and its checkpoint commits with it, so these
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
@@ -19,6 +21,7 @@ import psycopg
 from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
+from projections.ahead import Ahead, Bounds
 from projections.apply import Batch, Overtaken, Target, advance, advance_events, batch_of, due, fold_early
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
@@ -359,13 +362,16 @@ class Worker:
         poll_s: float = POLL_S,
         rows_max: int = ROWS_MAX,
         waits: Waits | None = None,
+        lost: Callable[[str], None] | None = None,
+        ahead: Bounds | None = None,
     ) -> None:
-        """waits: told who holds up the swap of a rebuild that began by itself."""
+        """waits: told who holds up the swap of a rebuild that began by itself. lost: told why a process that reads ahead was given up."""
         self._dsn = dsn
         self._specs = tuple(programs)
         self._poll_s = poll_s
         self._waits = waits
         self._tape = Tape(self._specs, rows_max)
+        self._ahead = Ahead(dsn, self._specs, ahead, lost=lost)
         self._followers: tuple[Follower, ...] = (
             EventsFollower(self._specs),
             *(ProjectionFollower(self._specs, s, p, self._connect) for s in self._specs for p in s.projections),
@@ -465,14 +471,18 @@ class Worker:
 
     def _read(self, over: Callable[[], bool]) -> None:
         """Wait for the ledger to grow, read, decode."""
-        with self._connect() as listener, self._connect() as conn:
-            listener.execute("LISTEN indexer_ledger")
-            while not over():
-                if not self._tape.hold(self._poll_s) or self._tape.read(conn):
-                    continue
-                # The notification is a hint; the poll makes a lost one harmless.
-                for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
-                    break
+        ahead = partial(self._ahead.next, over=over)
+        try:
+            with self._connect() as listener, self._connect() as conn:
+                listener.execute("LISTEN indexer_ledger")
+                while not over():
+                    if not self._tape.hold(self._poll_s) or self._tape.read(conn, ahead):
+                        continue
+                    # The notification is a hint; the poll makes a lost one harmless.
+                    for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
+                        break
+        finally:
+            self._ahead.close()
 
     def _follow(self, follower: Follower, over: Callable[[], bool]) -> None:
         with contextlib.closing(follower), self._connect() as conn:

@@ -6,16 +6,16 @@ Connections are in autocommit mode: whoever writes opens a transaction, so that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import conninfo, sql
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from programs.errors import EXIT_UNREACHABLE, EXIT_USAGE, EXIT_WRONG, UserError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 SETTING = "INDEXER_DATABASE_URL"
 SERVER_VERSION_MIN = 140000
@@ -238,7 +238,7 @@ def current(dsn: str) -> str | None:
 
 def head() -> str:
     """The revision that this program needs."""
-    found = ScriptDirectory.from_config(_config()).get_current_head()
+    found = _scripts().get_current_head()
     if found is None:
         raise RuntimeError("there are no migrations")
     return found
@@ -246,7 +246,7 @@ def head() -> str:
 
 def known_revisions() -> frozenset[str]:
     """Every revision that this program knows."""
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+    return frozenset(script.revision for script in _scripts().walk_revisions())
 
 
 def revisions(dsn: str) -> tuple[str | None, str]:
@@ -383,7 +383,18 @@ def trouble(error: Exception) -> UserError:
     return UserError(f"{SETTING}: the database refuses: {type(cause).__name__}: {said}", EXIT_WRONG)
 
 
+# Alembic is loaded where migrations are looked at, and not by each process that connects: one that reads ahead should be up soon.
+
+
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
+
+
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "schema:migrations")
     return config
@@ -392,6 +403,8 @@ def _config() -> Config:
 def _migrate(dsn: str, revision: str, *, down: bool) -> None:
     from alembic import command
     from alembic.util import CommandError
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
 
     engine = create_engine("postgresql+psycopg://", creator=lambda: _plain(dsn), poolclass=NullPool)
     config = _config()

@@ -45,6 +45,20 @@ def test_the_slot_decides_and_old_events_stay_readable() -> None:
     assert registry.slots_changed(IdlVersion(PROGRAM, 100, document("a", "b"))) == (100, None)
 
 
+def test_the_revision_changes_with_what_is_read_otherwise() -> None:
+    registry = ProgramRegistry([IdlVersion(PROGRAM, 0, document("a"))])
+    seen = {registry.revision}
+    for version, changes in (
+        (IdlVersion(PROGRAM, 5, document("a")), False),
+        (IdlVersion(PROGRAM, 5, document("a", "b")), True),
+        (IdlVersion(PROGRAM, 5, document("a", "b")), False),
+        (IdlVersion(OTHER, 5, document("z")), True),
+    ):
+        assert registry.add(version) == changes
+        assert (registry.revision not in seen) == changes
+        seen.add(registry.revision)
+
+
 def test_dump_and_load_are_inverse_and_a_changed_document_is_noticed() -> None:
     registry = ProgramRegistry([IdlVersion(PROGRAM, 9, document("a")), IdlVersion(OTHER, 3, document("b"))])
     rows = registry.dump()
