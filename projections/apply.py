@@ -73,7 +73,13 @@ class Batch:
     @property
     def place(self) -> tuple[int, int]:
         """The highest (slot, transaction index); (-1, -1) when it is empty."""
-        return max(((slot, index) for _, slot, index in self.places), default=(-1, -1))
+        return max([place[1:] for place in self.places], default=(-1, -1))
+
+    def goes_on(self, place: tuple[int, int]) -> bool:
+        """Whether its rows are in chain order, none before a place: nothing that was applied comes after one of them."""
+        places = [place, *[each[1:] for each in self.places]]
+        # Sorting what is sorted takes as many comparisons as looking, and no loop of ours.
+        return sorted(places) == places
 
 
 def batch_of(after: int, rows: Sequence[PartRow], decoder: Decoder) -> Batch:
@@ -218,7 +224,8 @@ def advance(
     retractions = due(retractions, state.retraction_id, position)
     mine = [event for event in batch.events if event.program == target.spec.address]
     before = (state.slot, state.transaction_index)
-    disturbed = _disturbed(conn, target, mine, before, retractions)
+    quiet = not retractions and batch.goes_on(before)
+    disturbed = set() if quiet else _disturbed(conn, target, mine, before, retractions)
     if disturbed is None:
         scopes: list[str] | None = None
     else:
@@ -283,11 +290,12 @@ def fold_early(conn: Conn, target: Target, batch: Batch) -> Folded | None:
     state = target.state
     batch = batch.since(state.position)
     mine = [event for event in batch.events if event.program == target.spec.address]
-    if _disturbed(conn, target, mine, (state.slot, state.transaction_index), ()) != set():
+    before = (state.slot, state.transaction_index)
+    if not batch.goes_on(before) and _disturbed(conn, target, mine, before, ()) != set():
         return None
     parked = _folded(conn, target, mine)
     writes = target.store.stage()
-    place = max((state.slot, state.transaction_index), batch.place)
+    place = max(before, batch.place)
     target.state = replace(state, position=max(batch.last, state.position), slot=place[0], transaction_index=place[1])
     return Folded(target, writes, parked, state, target.state)
 
