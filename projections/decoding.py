@@ -74,9 +74,10 @@ def count(incomplete: int, longer: Mapping[str, int]) -> None:
 
 
 class Decoder:
-    """Decodes the events of a fixed set of programs. Not for several threads at once. counted: told what each call of `decode` met."""
+    """Decodes the events of a fixed set of programs. Not for several threads at once. counted: told what each call of `decode` met; that is
+    for whoever reads the ledger first, since others decode the same rows again."""
 
-    def __init__(self, specs: Sequence[ProgramSpec], counted: Counted = count) -> None:
+    def __init__(self, specs: Sequence[ProgramSpec], counted: Counted | None = None) -> None:
         self._specs = tuple(specs)
         self._counted = counted
         self._ids = {spec.address: spec.program_id for spec in self._specs}
@@ -135,7 +136,8 @@ class Decoder:
                         data,
                     )
                 )
-        self._counted(incomplete, longer)
+        if self._counted is not None:
+            self._counted(incomplete, longer)
         return found
 
     def again(self, program: str, slot: int, raw: bytes) -> tuple[str, object] | str:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from projections import metrics
 from projections.apply import Batch, batch_of
 from projections.catalogue import EVENTS, Conn
-from projections.decoding import Decoder, ProgramSpec
+from projections.decoding import Decoder, ProgramSpec, count
 from schema import reads
 
 ROWS_MIN, ROWS_MAX = 100, 4_000
@@ -36,7 +36,7 @@ class Tape:
     """The last few batches, in order of position without gaps. Safe for several threads; one of them calls `read`."""
 
     def __init__(self, specs: Sequence[ProgramSpec], rows_max: int = ROWS_MAX) -> None:
-        self._decoder = Decoder(specs)
+        self._decoder = Decoder(specs, count)
         self._rows_max = rows_max
         self.rows = min(1_000, rows_max)
         self._batches: deque[Batch] = deque()
