@@ -335,6 +335,7 @@ class _LogEvents:
             program: (*_decoders(codec), program, partial(_from_line, program, codec))
             for program, codec in codecs.items()
         }
+        self._bodies = {program: codec.event_bodies(_LOGGED) for program, codec in codecs.items()}
         self._shapes: dict[grammar.Tokens, _Shape] = {}
         # By the number of lines; the one that fitted last is the first, and stands by itself too.
         self._fitted: list[list[Fitted[EventRecord]]] = [[] for _ in range(_SHAPE_LINES_MAX + 1)]
@@ -409,7 +410,10 @@ class _LogEvents:
 
     def _made(self, logs: Sequence[str], shape: _Shape) -> Fitted[EventRecord]:
         """A function for these logs' shape."""
-        data = [Data(*line, _LINES[line[0]]) for line in shape.data]
+        data = [
+            Data(number, decoders, self._bodies[program], length, program, reader, _LINES[number])
+            for number, decoders, length, program, reader in shape.data
+        ]
         return fit(logs, data, dict(shape.text), _decode_base64, _NOT_PLAIN)
 
     def _learn(self, logs: Sequence[str], known: set[int]) -> tuple[list[EventRecord], str | None]:

@@ -30,12 +30,13 @@ from programs.codec.errors import (
     UnknownDiscriminator,
     Unservable,
 )
-from programs.codec.generate import MISMATCHES, DecodeFunction, Form, Root, compile_decoders
+from programs.codec.generate import MISMATCHES, Body, DecodeFunction, Form, Root, compile_decoders
 from programs.codec.layout import Named, Resolver, holds_text
 from programs.codec.reference import Reader, Writer
 from programs.idl import AccountMeta, Idl, Instruction, Layout
 
 __all__ = [
+    "Body",
     "CodecError",
     "MISMATCHES",
     "DecodeError",
@@ -193,10 +194,11 @@ class ProgramCodec:
             for kind, items in kinds.items()
             for index, item in enumerate(items)
         }
-        decoders, self.source = compile_decoders(roots, _DECODED)
+        compiled = compile_decoders(roots, _DECODED)
+        decoders, self.source = compiled.functions, compiled.text
         self._layouts = layouts
         self._roots = roots
-        self._formed: dict[Form, Mapping[bytes, DecodeFunction]] = {}
+        self._formed: dict[Form, tuple[Mapping[bytes, DecodeFunction], Mapping[bytes, Body]]] = {}
 
         def table(kind: Kind) -> _Table:
             keyed = [(f"{kind}{index}", item) for index, item in enumerate(kinds[kind])]
@@ -236,10 +238,19 @@ class ProgramCodec:
         """For a loop that decodes nothing but events: by their first bytes, functions that make of an event what the form says. What is not
         there, and what such a function refuses with one of MISMATCHES, is for `decode_event`. The longest prefix wins.
         """
+        return self._in_form(form)[0]
+
+    def event_bodies(self, form: Form) -> Mapping[bytes, Body]:
+        """What the functions of `event_decoders` do, of those that can be written into another function."""
+        return self._in_form(form)[1]
+
+    def _in_form(self, form: Form) -> tuple[Mapping[bytes, DecodeFunction], Mapping[bytes, Body]]:
         found = self._formed.get(form)
         if found is None:
-            decoders, _ = compile_decoders({k: r for k, r in self._roots.items() if k.startswith("event")}, form)
-            found = {prefix: decoders[entry.key] for prefix, entry in self._events.by_prefix.items()}
+            made = compile_decoders({k: r for k, r in self._roots.items() if k.startswith("event")}, form)
+            keys = {prefix: entry.key for prefix, entry in self._events.by_prefix.items()}
+            functions = {prefix: made.functions[key] for prefix, key in keys.items()}
+            found = functions, {prefix: made.bodies[key] for prefix, key in keys.items() if key in made.bodies}
             self._formed[form] = found
         return found
 

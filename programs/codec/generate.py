@@ -85,15 +85,41 @@ class Mismatch(Exception):
 MISMATCHES = (Mismatch, struct.error, IndexError, UnicodeDecodeError, RecursionError)
 
 
-def compile_decoders(roots: Mapping[str, Root], form: Form) -> tuple[dict[str, DecodeFunction], str]:
-    """One decoder for each root, under the same key, and the source they were compiled from."""
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a decoder does, for whoever writes it into a function of his own: statements, and what they lead to. `plain` is tried first, where
+    there is one, and gives way on a KeyError. The decoder's own scope is what the names are of.
+    """
+
+    statements: tuple[str, ...]
+    plain: str | None
+    result: str
+
+    @property
+    def length(self) -> int:
+        """Characters of it."""
+        return sum(map(len, self.statements)) + len(self.plain or "") + len(self.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoders:
+    """One decoder for each root, under the same key; their bodies, where they can do without the decoder; the source of all."""
+
+    functions: dict[str, DecodeFunction]
+    bodies: dict[str, Body]
+    text: str
+
+
+def compile_decoders(roots: Mapping[str, Root], form: Form) -> Decoders:
+    """The decoders that give what the form says."""
     generator = _Generator(form)
     names = {key: generator.root(root) for key, root in roots.items()}
     namespace = generator.compile()
     functions = {key: namespace[name] for key, name in names.items()}
     if generator.uses_budget:
         functions = {key: _budgeted(function, namespace["Z"]) for key, function in functions.items()}
-    return functions, generator.text
+        return Decoders(functions, {}, generator.text)
+    return Decoders(functions, {key: generator.bodies[name] for key, name in names.items()}, generator.text)
 
 
 def _budgeted(decode: DecodeFunction, budget: list[int]) -> DecodeFunction:
@@ -139,6 +165,7 @@ class _Generator(Source):
         )
         self.form = form
         self.uses_budget = False
+        self.bodies: dict[str, Body] = {}
 
     def build(self, name: str, node: Node) -> None:
         _Function(self, name).build(node)
@@ -188,10 +215,14 @@ class _Function:
                 ending = form.result.format(name=name, value=value, trailing=f"len(b) - {self.known + step}")
                 if not step:
                     self.line(f"if len(b) < {self.known}: raise M")
-        if self.addresses:
-            self.line(f"try: return {ending.replace(_TEXTS, 'P')}")
+        made = Body(
+            tuple(self.lines), ending.replace(_TEXTS, "P") if self.addresses else None, ending.replace(_TEXTS, "A")
+        )
+        self.g.bodies[self.name] = made
+        if made.plain is not None:
+            self.line(f"try: return {made.plain}")
             self.line("except KeyError: pass")
-        self.line(f"return {ending.replace(_TEXTS, 'A')}")
+        self.line(f"return {made.result}")
         self.g.functions.append("\n".join([f"def {self.name}({form.parameters}):", *self.lines, ""]))
 
     def build(self, node: Node) -> None:

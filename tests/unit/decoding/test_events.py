@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from programs import events
+from programs import events, fitted
 from programs import logs as grammar
-from programs.base58 import address_text
+from programs.base58 import ADDRESS_TEXTS, PLAIN_TEXTS, address_text
 from programs.codec import ProgramCodec, compile_idl
 from programs.events import EventRecord, Extractor, InnerSource, LogSource, _LogEvents, _reader, extract
 from programs.idl import load_idl
@@ -24,6 +24,7 @@ from tests.unit.decoding.chain import (
     CODECS,
     DOCUMENT,
     KEYS,
+    OTHER,
     PROGRAM,
     P,
     Q,
@@ -427,6 +428,89 @@ def test_discriminators_of_several_lengths_are_told_apart_by_all_ways() -> None:
         for text in encoded:
             found, _ = ways.read(frame(P, 1, "Program data: " + text, "Program data: " + encoded[0]))
             assert [record.error for record in found] == [None, None]
+
+
+FIELDS: dict[str, list[tuple[str, Any]]] = {
+    "Cast": [("who", "pubkey"), ("at", "i64"), ("yes", "bool"), ("to", "pubkey")],
+    # Of another program, and alike but for the name: nothing but the scope of its decoder tells the two apart.
+    "Also": [("who", "pubkey"), ("at", "i64"), ("yes", "bool"), ("to", "pubkey")],
+    "Told": [("who", "pubkey"), ("text", "string"), ("more", {"option": {"vec": "u8"}})],
+    "Plain": [("n", "u16")],
+    # Elements without bytes are counted, by a function around the decoder.
+    "Empty": [("list", {"vec": {"array": ["u16", 0]}})],
+}
+
+
+def _several_kinds(address: str, names: Sequence[str]) -> ProgramCodec:
+    document = {
+        **DOCUMENT,
+        "address": address,
+        "events": [{"name": name, "discriminator": [9, *name.encode()[:4], 0, 0, 1]} for name in names],
+        "types": [
+            {"name": name, "type": {"kind": "struct", "fields": [{"name": n, "type": t} for n, t in FIELDS[name]]}}
+            for name in names
+        ],
+    }
+    return compile_idl(load_idl(document))
+
+
+SEVERAL = {PROGRAM: _several_kinds(P, ["Cast", "Told", "Plain"]), OTHER: _several_kinds(Q, ["Also", "Plain"])}
+COUNTED = {PROGRAM: _several_kinds(P, ["Cast", "Empty", "Plain"]), OTHER: SEVERAL[OTHER]}
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_events_of_several_kinds_and_programs_share_lines(data: st.DataObject) -> None:
+    """Whatever event stood in a line when a function was made, and whether or not an address was ever seen."""
+    codecs = data.draw(st.sampled_from([SEVERAL, COUNTED]))
+    ways = Ways(codecs)
+
+    def line(program: bytes) -> str:
+        codec = codecs[program]
+        name = data.draw(st.sampled_from([event.name for event in codec.idl.events]))
+        values: dict[str, Any] = {
+            "who": address_text(data.draw(st.binary(min_size=32, max_size=32))),
+            "to": P,
+            "at": -1,
+            "yes": data.draw(st.booleans()),
+            "text": "é",
+            "more": data.draw(st.sampled_from([None, [7]])),
+            "n": 7,
+            "list": [[], []],
+        }
+        raw = codec.encode_event(name, {field: values[field] for field, _ in FIELDS[name]})
+        match data.draw(st.sampled_from(["whole", "whole", "longer", "cut", "wrong", "strange"])):
+            case "longer":
+                raw += b"more"
+            case "cut":
+                raw = raw[: data.draw(st.integers(0, len(raw)))]
+            case "wrong":
+                raw = raw[:8] + b"\xff" * (len(raw) - 8)
+            case "strange":
+                raw = b"\0" + raw[1:]
+            case _:
+                pass
+        return "Program data: " + base64.b64encode(raw).decode()
+
+    for _ in range(6):
+        if data.draw(st.booleans()):
+            # Addresses were forgotten: a lookup in the plain dict fails.
+            ADDRESS_TEXTS.clear()
+            PLAIN_TEXTS.clear()
+        with patch.object(fitted, "_WRITTEN_OUT_MAX", data.draw(st.sampled_from([0, 300, 1 << 15]))):
+            ways.read(frame(P, 1, line(PROGRAM), *frame(Q, 2, line(OTHER)), line(PROGRAM)))
+
+
+def test_a_function_needs_no_other_way_where_an_address_is_new() -> None:
+    codec = SEVERAL[PROGRAM]
+    values = {"who": Q, "at": 1, "yes": True, "to": P}
+    logs = frame(P, 1, "Program data: " + base64.b64encode(codec.encode_event("Cast", values)).decode())
+    with patch.object(events, "_from_line", side_effect=AssertionError), patch.object(events, "_FITTED_SIGHTS", 1):
+        stream = _LogEvents({P: codec})
+        for _ in range(4):
+            ADDRESS_TEXTS.clear()
+            PLAIN_TEXTS.clear()
+            assert [record.data for record in stream.read(logs)[0]] == [values]
 
 
 def test_no_program_can_keep_us_making_functions() -> None:
