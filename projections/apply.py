@@ -294,7 +294,7 @@ def fold_early(conn: Conn, target: Target, batch: Batch) -> Folded | None:
     if not batch.goes_on(before) and _disturbed(conn, target, mine, before, ()) != set():
         return None
     parked = _folded(conn, target, mine)
-    writes = target.store.stage()
+    writes = target.store.stage().prepare()
     place = max(before, batch.place)
     target.state = replace(state, position=max(batch.last, state.position), slot=place[0], transaction_index=place[1])
     return Folded(target, writes, parked, state, target.state)

@@ -30,7 +30,7 @@ from projections.dead_letters import settle_undecodable
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Parked, fold
 from projections.model import Projection
-from projections.pipeline import Writer
+from projections.pipeline import Writer, take_turns
 from projections.store import Store, Writes, create_indexes, create_tables, query, quoted
 from projections.supply import Wanted, parts
 from projections.views import create_view, installed_name, projection_views, replace_views
@@ -132,6 +132,7 @@ def rebuild(
     The old tables serve until the swap, and followers go on with them. UserError when another rebuild of the same projection runs.
     """
     collect_seldom()
+    take_turns()
     work: _Events | _Rows
     if name == EVENTS:
         work = _Events(dsn, specs)
@@ -251,7 +252,7 @@ class _Rows:
         ):
             for part in supply:
                 parked = fold(projection, store, part.events, stopped, skip)
-                writes = store.stage()
+                writes = store.stage().prepare()
                 if writes or parked:
                     writer.wait()
                     store.settled(before)

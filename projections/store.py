@@ -6,7 +6,7 @@ upsert. The cache outlives a batch; the writer's lock on the projection's row ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -166,32 +166,39 @@ class _Part:
     gone: list[Key]
     unproven: list[Key]
 
-    def change(self, conn: psycopg.Connection[Any]) -> None:
-        statement = self.statement
+    def lines(self) -> Iterator[str]:
+        """The new rows for COPY, some at a time: the server stores the first while we make the lines of the next."""
+        line, rows = self.statement.line, self.new
+        return ("".join(map(line, rows[at : at + _COPY_ROWS])) for at in range(0, len(rows), _COPY_ROWS))
+
+    def updates(self) -> Iterator[tuple[LiteralString, str]]:
+        """The statements for the changed rows, each with its parameter."""
+        for at in range(0, len(self.changed), _WRITE_ROWS_MAX):
+            part = slice(at, at + _WRITE_ROWS_MAX)
+            update = self.statement.update(self.before[part], self.changed[part])
+            if update is not None:
+                yield update
+
+    def perform(
+        self, conn: psycopg.Connection[Any], lines: Iterable[str], updates: Iterable[tuple[LiteralString, str]]
+    ) -> None:
         if self.new:
             try:
-                self._add(conn)
+                with conn.cursor() as cursor, cursor.copy(self.statement.copy) as copy:
+                    for some in lines:
+                        copy.write(some)
             except psycopg.errors.UniqueViolation:
                 if not self.guessed:
                     raise
                 raise Misguessed(self.table) from None
-        for at in range(0, len(self.changed), _WRITE_ROWS_MAX):
-            update = statement.update(self.before[at : at + _WRITE_ROWS_MAX], self.changed[at : at + _WRITE_ROWS_MAX])
-            if update is not None:
-                conn.execute(update[0], [update[1]])
+        for statement, parameter in updates:
+            conn.execute(statement, [parameter])
         if self.gone:
-            conn.execute(statement.delete, _columns(self.gone))
+            conn.execute(self.statement.delete, _columns(self.gone))
 
     def prove(self, conn: psycopg.Connection[Any]) -> None:
         if self.unproven and conn.execute(self.statement.select, _columns(self.unproven)).fetchone() is not None:
             raise Misguessed(self.table)
-
-    def _add(self, conn: psycopg.Connection[Any]) -> None:
-        line, rows = self.statement.line, self.new
-        with conn.cursor() as cursor, cursor.copy(self.statement.copy) as copy:
-            # In small parts: the server stores the first rows while we make the lines of the next.
-            for at in range(0, len(rows), _COPY_ROWS):
-                copy.write("".join([line(row) for row in rows[at : at + _COPY_ROWS]]))
 
 
 def _columns(keys: Iterable[Key]) -> list[list[Any]]:
@@ -204,14 +211,22 @@ class Writes:
     def __init__(self, parts: list[_Part], kept: dict[str, dict[Key, Row | None]]) -> None:
         self.kept = kept
         self._parts = [part for part in parts if part.new or part.changed or part.gone or part.unproven]
+        self._texts: list[tuple[list[str], list[tuple[LiteralString, str]]]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
+    def prepare(self) -> Writes:
+        """Make all texts now: who performs it has nothing left to compute, and does not need the interpreter's lock for that."""
+        self._texts = [(["".join(part.lines())], list(part.updates())) for part in self._parts]
+        return self
+
     def perform(self, conn: psycopg.Connection[Any]) -> None:
         """Write it, in the caller's transaction. Misguessed when a row was there that was guessed missing: nothing of it may stay."""
-        for part in self._parts:
-            part.change(conn)
+        texts: Sequence[tuple[Iterable[str], Iterable[tuple[LiteralString, str]]]]
+        texts = self._texts or [(part.lines(), part.updates()) for part in self._parts]
+        for part, (lines, updates) in zip(self._parts, texts, strict=True):
+            part.perform(conn, lines, updates)
         for part in self._parts:
             part.prove(conn)
 

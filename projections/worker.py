@@ -28,7 +28,7 @@ from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
 from projections.guesses import Guesses, Misguessed
 from projections.model import Projection
-from projections.pipeline import Writer
+from projections.pipeline import Writer, take_turns
 from projections.store import Store, Writes, quoted
 from projections.tape import ROWS_MAX, Tape
 from projections.views import installed_name
@@ -423,6 +423,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. psycopg.Error when the database goes away: the caller starts it anew."""
         collect_seldom()
+        take_turns()
         with self._connect() as conn:
             clean_litter(conn)
             self._begin(conn)

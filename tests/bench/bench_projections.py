@@ -37,6 +37,7 @@ from programs import base58
 from projections import bootstrap, catalogue
 from projections.apply import Batch, batch_of
 from projections.decoding import Decoder
+from projections.pipeline import take_turns
 from projections.tape import Tape
 from projections.worker import ProjectionFollower, Worker
 from schema import db, ledger, reads
@@ -345,6 +346,7 @@ def _projection_alone(dsn: str, spec: Any, rows_max: int) -> Measured:
     (projection,) = spec.projections
     tape = _InHand(dsn, spec, rows_max)
     follower = ProjectionFollower((spec,), spec, projection, lambda: _connect(dsn))
+    take_turns()
     with contextlib.closing(follower), _connect(dsn) as conn:
         schema = catalogue.states(conn)[follower.name].schema
         _alike(conn, "beside", schema)

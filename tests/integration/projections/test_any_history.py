@@ -285,7 +285,7 @@ def _followed_early(dsn: str, conn: Any, projection: Projection, store: Store, b
             assert folded - committed < 2
             if folded < len(batches):
                 assert fold(projection, store, batches[folded], set()) == []
-                writes = store.stage()
+                writes = store.stage().prepare()
                 assert store.size <= 40
             try:
                 if folded > committed:
