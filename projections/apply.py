@@ -16,11 +16,11 @@ from psycopg import sql
 from programs import base58
 from projections import catalogue, metrics
 from projections.catalogue import EVENTS, LETTERS, Conn, State
-from projections.copytext import NULL, escaped, iso, json_text
+from projections.copytext import NULL, escaped, iso, json_array, json_text
 from projections.decoding import Decoder, ProgramSpec
 from projections.fold import UNDECODABLE, Parked, Poison, fold
 from projections.model import Event, Projection, moment
-from projections.store import Store, Writes, delete_scopes, query, quoted
+from projections.store import Store, Writes, delete_scopes, literal, query, quoted
 from schema import reads
 from schema.reads import PartRow, RetractionRow
 
@@ -127,6 +127,25 @@ def write_decoded(conn: Conn, schema: str, events: Sequence[Event | Poison], lin
         copy_decoded(conn, schema, lines)
 
 
+def decoded_statement(schema: str, events: Iterable[Event | Poison]) -> str | None:
+    """What `write_decoded` does, as one statement for few events; None when there is none to add."""
+    rows = [
+        (
+            e.position, e.slot, e.transaction_index, e.event_index, e.signature,
+            None if e.block_time is None else moment(e.block_time), e.program, e.name, e.data,
+        )
+        for e in events
+        if not isinstance(e, Poison)
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return (
+        f"INSERT INTO {quoted(schema)}.decoded (position, slot, transaction_index, event_index, signature, block_time, program, name, data)"
+        " SELECT (r ->> 0)::bigint, (r ->> 1)::bigint, (r ->> 2)::int, (r ->> 3)::int, r ->> 4, (r ->> 5)::timestamptz, r ->> 6, r ->> 7, r -> 8"
+        f" FROM jsonb_array_elements({literal(json_array(rows))}::jsonb) e(r)"
+    )
+
+
 def retract_decoded(conn: Conn, schema: str, positions: Sequence[int]) -> None:
     """Mark the events of transactions that died; who folds still has to learn which scopes they touched."""
     conn.execute(
@@ -141,15 +160,18 @@ def advance_events(
     batch: Batch,
     retractions: Sequence[RetractionRow],
     letters: str = LETTERS,
+    *,
+    write: bool = True,
 ) -> State:
     """Bring the decoded events up to the batch's end; the caller holds the lock and stores the state that comes back.
 
-    letters: where what does not decode is kept; tables that are not live yet have their own.
+    letters: where what does not decode is kept; tables that are not live yet have their own. write: False when the caller writes the events.
     """
     fresh = batch.since(state.position)
     position = max(batch.last, state.position)
     new = due(retractions, state.retraction_id, position)
-    write_decoded(conn, state.schema, fresh.events, fresh.lines)
+    if write:
+        write_decoded(conn, state.schema, fresh.events, fresh.lines)
     park_undecodable(conn, specs, fresh.events, letters)
     if new:
         retract_decoded(conn, state.schema, [r.position for r in new])
@@ -273,8 +295,19 @@ class Folded:
         if catalogue.lock(conn, self.before.name) != self.before:
             raise Overtaken
         self.writes.perform(conn)
-        catalogue.park(conn, self.before.name, self.target.spec.program_id, self.parked, self.target.letters)
+        self._park(conn)
         catalogue.save(conn, self.state)
+
+    def perform(self, conn: Conn) -> list[str]:
+        """Write it where the lock is held already, but for the statements that come back: they are to go with the commit."""
+        statements = self.writes.statements()
+        if statements is None:
+            self.writes.perform(conn)
+        self._park(conn)
+        return statements or []
+
+    def _park(self, conn: Conn) -> None:
+        catalogue.park(conn, self.before.name, self.target.spec.program_id, self.parked, self.target.letters)
 
 
 class Overtaken(Exception):
@@ -294,7 +327,7 @@ def fold_early(conn: Conn, target: Target, batch: Batch) -> Folded | None:
     if not batch.goes_on(before) and _disturbed(conn, target, mine, before, ()) != set():
         return None
     parked = _folded(conn, target, mine)
-    writes = target.store.stage().prepare()
+    writes = target.store.stage()
     place = max(before, batch.place)
     target.state = replace(state, position=max(batch.last, state.position), slot=place[0], transaction_index=place[1])
     return Folded(target, writes, parked, state, target.state)

@@ -6,16 +6,18 @@ show. A writer whose idea of that position is old changes nothing, so two daemon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from programs import base58
 from projections.fold import Parked
-from projections.store import query, quoted
+from projections.store import literal, query, quoted
 
 Conn = psycopg.Connection[Any]
 EVENTS = "events"
@@ -138,10 +140,43 @@ def lock(conn: Conn, name: str) -> State | None:
     return None if row is None else State(*row)
 
 
+class Held:
+    """A projection's lock, in a transaction that `holding` began. `state` is what it was found with, None when it is not installed."""
+
+    def __init__(self, conn: Conn, state: State | None) -> None:
+        self._conn = conn
+        self.state = state
+
+    def end(self, state: State, *statements: str) -> None:
+        """Perform the statements, store the state and commit, all in one message to the server."""
+        self._conn.execute(query("; ".join([*statements, _saved(state), "COMMIT"])), prepare=False)
+
+
+@contextmanager
+def holding(conn: Conn, name: str) -> Iterator[Held]:
+    """A transaction that begins with the projection's lock; rolled back unless `Held.end` committed it. It takes two messages to the server
+    where `conn.transaction()`, `lock` and `save` take four: at the ledger's tip the messages of small batches are most of what they cost."""
+    try:
+        cursor = conn.execute(query(f"BEGIN; {_STATE} WHERE name = {literal(name)} FOR UPDATE"), prepare=False)
+        cursor.nextset()
+        row = cursor.fetchone()
+        held = Held(conn, None if row is None else State(*row))
+        yield held
+    finally:
+        if not conn.closed and conn.info.transaction_status != TransactionStatus.IDLE:
+            # Where the connection is lost the error that is under way tells of it.
+            with suppress(psycopg.OperationalError):
+                conn.execute("ROLLBACK")
+
+
 def save(conn: Conn, state: State) -> None:
     """Store the state and the checkpoint that readers of the ledger's records see, in the caller's transaction."""
+    conn.execute(query(_saved(state)))
+
+
+def _saved(state: State) -> str:
     # One statement, since every follower waits for its answer after every batch.
-    conn.execute(
+    return _bound(
         "WITH state AS (INSERT INTO projections.installed"
         " (name, version, generation, position, slot, transaction_index, retraction_id, revision)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name) DO UPDATE SET version = excluded.version,"
@@ -169,6 +204,12 @@ def save(conn: Conn, state: State) -> None:
             state.position,
         ),
     )
+
+
+def _bound(statement: str, values: Sequence[Any]) -> str:
+    """A statement with its values written in."""
+    parts = statement.split("%s")
+    return parts[0] + "".join([literal(value) + part for value, part in zip(values, parts[1:], strict=True)])
 
 
 LETTERS = "ledger.dead_letters"

@@ -37,6 +37,11 @@ def json_text(value: Any) -> str:
     return text.replace("\\", "\\\\") if "\\" in text else text
 
 
+def json_array(values: Sequence[Any]) -> str:
+    """Values as a JSON array."""
+    return _encode(values).decode()
+
+
 def _text(value: Any) -> str:
     if value is None:
         return NULL

@@ -43,6 +43,14 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(value: int | str) -> str:
+    """A number or text as a statement has it, whatever the server takes a backslash for. (`sql.Literal` asks the connection how, each time.)"""
+    if value.__class__ is int:
+        return str(value)
+    text = str(value).replace("'", "''")
+    return "E'" + text.replace("\\", "\\\\") + "'" if "\\" in text else "'" + text + "'"
+
+
 def physical(table: sa.Table, schema: str) -> sa.Table:
     """The table as it is made in a generation's schema, with the provenance columns."""
     made = table.to_metadata(sa.MetaData(), schema=schema)
@@ -89,6 +97,7 @@ class _Sql:
         self._types, self._same = types, same
         self._kinds = {c.name: c.type for c in made.c}
         self._updates: dict[tuple[str, ...], tuple[LiteralString, Callable[[Sequence[Row]], str]]] = {}
+        self._insert: tuple[LiteralString, Callable[[Sequence[Row]], str]] | None = None
         self.delete = query(f"DELETE FROM {self.name} t USING unnest({wanted}) AS s({keys}) WHERE {same}")
         self.loaded = [(c.name, convert) for c in made.c if (convert := as_put(c.type)) is not None]
         self.line = copytext.line([(c.name, c.type) for c in made.c])
@@ -122,6 +131,17 @@ class _Sql:
                 self._updates.clear()
             self._updates[names] = found
         return found[0], found[1](rows)
+
+    def insert(self, rows: Sequence[Row]) -> tuple[LiteralString, str]:
+        """The statement that adds rows, and its parameter."""
+        if self._insert is None:
+            listed = ", ".join(map(quoted, self.columns))
+            typed = ", ".join(f"{quoted(c)} {self._types[c]}" for c in self.columns)
+            text = (
+                f"INSERT INTO {self.name} ({listed}) SELECT {listed} FROM jsonb_to_recordset(%s::jsonb) AS s({typed})"
+            )
+            self._insert = query(text), copytext.json_rows([(c, self._kinds[c]) for c in self.columns])
+        return self._insert[0], self._insert[1](rows)
 
 
 class _Seen:
@@ -170,6 +190,10 @@ class _Part:
         """The new rows for COPY, some at a time: the server stores the first while we make the lines of the next."""
         line, rows = self.statement.line, self.new
         return ("".join(map(line, rows[at : at + _COPY_ROWS])) for at in range(0, len(rows), _COPY_ROWS))
+
+    def insert(self) -> tuple[LiteralString, str]:
+        """The new rows in a statement instead, with its parameter."""
+        return self.statement.insert(self.new)
 
     def updates(self) -> Iterator[tuple[LiteralString, str]]:
         """The statements for the changed rows, each with its parameter."""
@@ -220,6 +244,31 @@ class Writes:
         """Make all texts now: who performs it has nothing left to compute, and does not need the interpreter's lock for that."""
         self._texts = [(["".join(part.lines())], list(part.updates())) for part in self._parts]
         return self
+
+    def statements(self) -> list[str] | None:
+        """The same as text, for batches so small that messages to the server are most of their cost; None when it is not to be had.
+
+        What `misguessed` says has to be asked of a UniqueViolation then.
+        """
+        if any(part.gone or part.unproven for part in self._parts):
+            return None
+        found = []
+        for part in self._parts:
+            for statement, parameter in [*([part.insert()] if part.new else ()), *part.updates()]:
+                before, after = statement.split("%s")
+                found.append(before + literal(parameter) + after)
+        return found
+
+    def misguessed(self, error: psycopg.errors.UniqueViolation) -> Misguessed | None:
+        """The wrong guess that shows itself in an error of the statements; None when it is none."""
+        for part in self._parts:
+            if (
+                part.guessed
+                and part.statement.name
+                == f"{quoted(error.diag.schema_name or '')}.{quoted(error.diag.table_name or '')}"
+            ):
+                return Misguessed(part.table)
+        return None
 
     def perform(self, conn: psycopg.Connection[Any]) -> None:
         """Write it, in the caller's transaction. Misguessed when a row was there that was guessed missing: nothing of it may stay."""

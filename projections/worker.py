@@ -22,7 +22,17 @@ from programs.collector import collect_seldom
 from programs.errors import UserError
 from projections import accounts, catalogue, metrics
 from projections.ahead import Ahead, Bounds
-from projections.apply import Batch, Overtaken, Target, advance, advance_events, batch_of, due, fold_early
+from projections.apply import (
+    Batch,
+    Overtaken,
+    Target,
+    advance,
+    advance_events,
+    batch_of,
+    decoded_statement,
+    due,
+    fold_early,
+)
 from projections.bootstrap import clean_litter, events_version, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
@@ -44,6 +54,8 @@ OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
 # Smaller batches are not written beside the next one's fold: handing them over costs more than waiting for the server.
 EARLY_ROWS_MIN = 200
+# Batches of so few rows are written as statements that go with the commit, larger ones by COPY.
+SHORT_ROWS_MAX = 64
 # How long the connection for that stays open unused.
 WRITER_IDLE_S = 10.0
 # What a follower holds between batches. Live it is the questions and communities of the day that come again, not the votes: a rebuild's
@@ -104,8 +116,14 @@ class _Following:
         """Begin from a state that somebody else left."""
         self.state = state
 
-    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> list[str]:
+        """Apply a batch in the caller's transaction. What of it is left to be done: statements to go with the commit."""
         raise NotImplementedError
+
+    def end(self, held: catalogue.Held, statements: list[str]) -> None:
+        """Commit what was applied."""
+        assert self.state is not None, "applied"
+        held.end(self.state, *statements)
 
     def forget(self) -> None:
         """What is remembered may be wrong."""
@@ -157,8 +175,8 @@ class _Following:
             batch = batch_of(state.position, reads.read_parts(conn, state.position, tape.rows), self.decoder)
         retractions: list[reads.RetractionRow] = []
         if tape.retraction_id > state.retraction_id:
-            held = reads.retractions_after(conn, state.retraction_id)
-            retractions = due(held, state.retraction_id, max(batch.last, state.position))
+            known = reads.retractions_after(conn, state.retraction_id)
+            retractions = due(known, state.retraction_id, max(batch.last, state.position))
         if not retractions and self.early(conn, tape, batch):
             return True
         if self.settle():
@@ -168,13 +186,12 @@ class _Following:
             self.failed = None
             return False
         started = time.monotonic()
-        with metrics.BATCH_SECONDS.labels(projection=self.name).time(), conn.transaction():
-            if catalogue.lock(conn, self.name) != state:
+        with metrics.BATCH_SECONDS.labels(projection=self.name).time(), catalogue.holding(conn, self.name) as held:
+            if held.state != state:
                 # Another writer was here, or the tables were swapped: begin again from what is true.
                 self.forget()
                 return True
-            self.apply(conn, batch, retractions)
-            catalogue.save(conn, self.state)  # type: ignore[arg-type]
+            self.end(held, self.apply(conn, batch, retractions))
         self.failed = None
         metrics.BATCHES.labels(projection=self.name).inc()
         tape.moved(self.name, max(batch.last, state.position), time.monotonic() - started, len(batch.places))
@@ -190,9 +207,14 @@ class EventsFollower(_Following):
     def wanted_version(self) -> str:
         return events_version(self._specs)
 
-    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> list[str]:
         assert self.state is not None, "taken"
-        self.state = advance_events(conn, self._specs, self.state, batch, retractions)
+        if retractions or len(batch.places) > SHORT_ROWS_MAX:
+            self.state = advance_events(conn, self._specs, self.state, batch, retractions)
+            return []
+        statement = decoded_statement(self.state.schema, batch.since(self.state.position).events)
+        self.state = advance_events(conn, self._specs, self.state, batch, retractions, write=False)
+        return [] if statement is None else [statement]
 
 
 class ProjectionFollower(_Following):
@@ -238,13 +260,39 @@ class ProjectionFollower(_Following):
         if writer is not None:
             writer.close()
 
-    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> None:
+    def apply(self, conn: Conn, batch: Batch, retractions: Sequence[reads.RetractionRow]) -> list[str]:
         target = self._target
         assert target is not None, "taken"
         target.store.use(conn)
-        advance(conn, self._specs, target, self.decoder, batch, retractions)
+        folded, statements = None, list[str]()
+        if not retractions and len(batch.places) <= SHORT_ROWS_MAX:
+            folded = fold_early(conn, target, batch)
+        if folded is None:
+            advance(conn, self._specs, target, self.decoder, batch, retractions)
+        else:
+            self._writes = folded.writes
+            try:
+                statements = folded.perform(conn)
+            except Misguessed as error:
+                target.store.misguessed(error)
+                raise
         self.state = target.state
         metrics.CACHED_ROWS.labels(projection=self.name).set(target.store.size)
+        return statements
+
+    def end(self, held: catalogue.Held, statements: list[str]) -> None:
+        target, writes = self._target, self._writes
+        assert target is not None, "applied"
+        try:
+            super().end(held, statements)
+        except psycopg.errors.UniqueViolation as error:
+            wrong = None if writes is None or not statements else writes.misguessed(error)
+            if wrong is None:
+                raise
+            target.store.misguessed(wrong)
+            raise wrong from None
+        if writes is not None:
+            target.store.settled(writes)
 
     def early(self, conn: Conn, tape: Tape, batch: Batch) -> bool:
         target, writer = self._target, self._writer
@@ -262,6 +310,7 @@ class ProjectionFollower(_Following):
                 folded = fold_early(conn, target, batch)
                 if folded is None:
                     return False
+                folded.writes.prepare()
                 self._wait()
         except (Misguessed, Overtaken):
             raise

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -23,7 +24,7 @@ from projections.guesses import Guesses, Misguessed
 from projections.model import Event, Projection
 from projections.pipeline import Writer
 from projections.rebuild import rebuild
-from projections.store import Store, create_tables
+from projections.store import Store, create_tables, literal
 from projections.worker import Worker
 from schema import db as database
 from schema import reads
@@ -165,6 +166,7 @@ def test_live_rebuilt_and_modelled_tables_are_equal(
     rng = random.Random(seed)
     # Every batch is folded before the one before it is committed, where there is one; or none is.
     monkeypatch.setattr("projections.worker.EARLY_ROWS_MIN", 0 if early else 1_000_000)
+    monkeypatch.setattr("projections.worker.SHORT_ROWS_MAX", rng.choice((0, 3, 64)))
     chain = history.Ledger(db)
     spec = chain.spec()
     bootstrap.ensure(db, (spec,))
@@ -277,6 +279,35 @@ def _followed(dsn: str, conn: Any, projection: Projection, store: Store, batches
     return wrong
 
 
+def _followed_by_statements(
+    dsn: str, conn: Any, projection: Projection, store: Store, batches: list[list[Event]]
+) -> int:
+    """Each batch is written by statements, where it can be."""
+    wrong, stated = 0, 0
+    for batch in batches:
+        while True:
+            assert fold(projection, store, batch, set()) == []
+            writes = store.stage()
+            statements = writes.statements()
+            try:
+                with conn.transaction():
+                    if statements is None:
+                        writes.perform(conn)
+                    else:
+                        conn.execute("; ".join(statements))
+                        stated += bool(statements)
+                store.settled(writes)
+                break
+            except (psycopg.errors.UniqueViolation, Misguessed) as error:
+                misguessed = error if isinstance(error, Misguessed) else writes.misguessed(error)
+                assert misguessed is not None
+                wrong += 1
+                store.misguessed(misguessed)
+                store.clear()
+    assert stated > 0
+    return wrong
+
+
 def _followed_early(dsn: str, conn: Any, projection: Projection, store: Store, batches: list[list[Event]]) -> int:
     """Each batch is folded while the one before it is written: whatever moment its commit takes, nobody may see a row that is old."""
     wrong, committed, folded, before = 0, 0, 0, store.stage()
@@ -307,10 +338,10 @@ def _followed_early(dsn: str, conn: Any, projection: Projection, store: Store, b
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("early", [False, True], ids=["", "early"])
+@pytest.mark.parametrize("how", ["one by one", "early", "as statements"])
 @pytest.mark.parametrize("mode", ["live", "guessing", "bulk", "fresh"])
 def test_rows_come_back_as_they_were_however_small_the_cache_is(
-    db: str, monkeypatch: pytest.MonkeyPatch, seed: int, mode: str, early: bool
+    db: str, monkeypatch: pytest.MonkeyPatch, seed: int, mode: str, how: str
 ) -> None:
     # Every key that was missing once makes it guess, and no wrong guess makes it wiser.
     monkeypatch.setattr("projections.guesses._ENOUGH", 1)
@@ -346,7 +377,7 @@ def test_rows_come_back_as_they_were_however_small_the_cache_is(
                 batch.append(Event(place, place, 0, 0, f"s{place}", None, "p", kind, data))
             assert fold(projection, memory, batch, set()) == []
             batches.append(batch)
-        follow = _followed_early if early else _followed
+        follow = {"one by one": _followed, "early": _followed_early, "as statements": _followed_by_statements}[how]
         wrong = follow(db, conn, projection, store, batches)
         store.flush()
         cursor = conn.execute("SELECT * FROM odd.odd")
@@ -359,3 +390,14 @@ def test_rows_come_back_as_they_were_however_small_the_cache_is(
     assert found.keys() == wanted.keys()
     for key, row in wanted.items():
         assert {n: (found[key][n], v) for n, v in row.items() if found[key][n] != v} == {}
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_a_literal_is_read_as_it_was_written(db: str, setting: str) -> None:
+    rng = random.Random(7)
+    texts = ["", "'", "\\", "\\'", "''\\\\'", "E'", "$$", "%s", "--", "\n;", "ü\u2028", *_ODD]
+    texts += ["".join(rng.choices("a'\\\"%$;\n\r\tü", k=rng.randrange(12))) for _ in range(300)]
+    with database.connect(db) as conn:
+        conn.execute(f"SET standard_conforming_strings = {setting}; SET escape_string_warning = off")
+        found = conn.execute(f"SELECT {', '.join(map(literal, [*texts, -3, 2**62]))}").fetchone()
+    assert found == (*texts, -3, 2**62)
