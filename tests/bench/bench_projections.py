@@ -519,7 +519,8 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
         _until_projected(worker, votes + _QUESTIONS)
     with db.connect(dsn) as conn:
         conn.execute("VACUUM ANALYZE")
-    alone = _projection_alone(dsn, spec, 1_000)
+    # The best of three: other processes only ever add.
+    alone = min((_projection_alone(dsn, spec, 1_000) for _ in range(3)), key=lambda found: found.seconds)
     set_based = _by_sets(dsn)
     rebuilt = _rebuilt(dsn, history, chain.program_id)
     naive = _per_event(dsn, min(votes, 3_000))
