@@ -177,7 +177,7 @@ class _Following:
         if tape.retraction_id > state.retraction_id:
             known = reads.retractions_after(conn, state.retraction_id)
             retractions = due(known, state.retraction_id, max(batch.last, state.position))
-        if not retractions and self.early(conn, tape, batch):
+        if batch.places and not retractions and self.early(conn, tape, batch):
             return True
         if self.settle():
             return True
