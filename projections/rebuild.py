@@ -1,3 +1,8 @@
+"""Building tables anew beside the live ones, from the ledger: compared with these, then swapped in one transaction. Or the state of a past slot.
+
+How batches are applied to them stands in `apply.py`; who reads and decodes for it in `supply.py`.
+"""
+
 from __future__ import annotations
 
 import contextlib
