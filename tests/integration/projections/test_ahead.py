@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -31,13 +30,7 @@ from projections.decoding import ProgramSpec
 from projections.rebuild import rebuild
 from projections.worker import Worker
 from schema import db as database
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 ROOT = Path(__file__).parents[3]
 IDL_FILE = ROOT / "programs/community_voting/idl.json"

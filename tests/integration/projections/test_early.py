@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,13 +15,7 @@ from projections.rebuild import rebuild
 from projections.tape import Tape
 from projections.worker import ProjectionFollower
 from schema import db as database
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 VOTES, ROWS = 120, 10
 
