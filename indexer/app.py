@@ -583,6 +583,8 @@ class Daemon:
             if time.monotonic() >= due:
                 due = time.monotonic() + self._audit_pause(auditor.finalized)
                 await self._audit(driver, auditor, sealer, database)
+                if auditor.left_off:
+                    due = time.monotonic()
             report.publish(auditor, sealer.hints)
 
     async def _follow(self, driver: Driver, auditor: Auditor, sealer: Sealer, hint: Hint) -> None:

@@ -10,7 +10,7 @@ which ones, nobody can know who does not know the salt. And `examine` looks at o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from indexer.core import blocks, nulls, places
@@ -60,11 +60,12 @@ BY_BLOCK_SLOTS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class AuditPolicy:
-    """`sample`: the share of slots whose blocks are compared with the lists. `samples_max`: so many of them in one audit, which bounds its calls.
-    `salt`: of the edge's choosing. `unjoined_max`: after so many audits in which a list did not join the ledger, blocks are read instead."""
+    """`sample`: the share of slots whose blocks are compared with the lists. `samples_max`: so many of them in one audit, which bounds its calls: it
+    ends before the next one, and the audit after it goes on from there. `salt`: of the edge's choosing. `unjoined_max`: after so many audits in which
+    a list did not join the ledger, blocks are read instead."""
 
     sample: float = 0.0
-    samples_max: int = 60
+    samples_max: int = 256
     salt: bytes = b""
     unjoined_max: int = 3
 
@@ -111,6 +112,8 @@ class Auditor:
         self.tally = AuditTally()
         self.root = Slot(-1)
         """The finalized tip as last read."""
+        self.left_off = False
+        """The last audit ended before its target, with all the samples read that one may read. The next one goes on."""
         self._policy = policy if policy is not None else AuditPolicy()
         self._cursors = dict(cursors)
         # The ledger's first slot of each program, those that will be admitted included: what lies before it is not the ledger's.
@@ -136,6 +139,7 @@ class Auditor:
     def audit(self, sealed: Slot, upto: Slot | None = None) -> Routine:
         """Compare from the cursors to the finalized tip, the last seal or `upto`, whichever is lowest."""
         self.tally.audits += 1
+        self.left_off = False
         try:
             return (yield from self._audit(sealed, upto))
         except WalkBroken as broken:
@@ -183,11 +187,20 @@ class Auditor:
         lists = SideBySide(walks, target)
         while self.finalized < target:
             upper, listed = yield from lists.ascend()
-            outcome = yield from self._compare(upper, listed)
-            if not isinstance(outcome, Done):
-                return outcome
-            late += outcome.late
-            retracted += outcome.retracted
+            while (floor := self.finalized) < upper:
+                part, samples = self._draw(upper)
+                if part == floor:
+                    self.left_off = True
+                    return Done(floor, late=late, retracted=retracted)
+                within = {
+                    address: [entry for entry in entries if floor < entry.slot <= part]
+                    for address, entries in listed.items()
+                }
+                outcome = yield from self._compare(part, within, samples)
+                if not isinstance(outcome, Done):
+                    return outcome
+                late += outcome.late
+                retracted += outcome.retracted
         return Done(self.finalized, late=late, retracted=retracted)
 
     def _no_hole(self, tip: Slot) -> Generator[Request, Reply, Unproven | Halted | None]:
@@ -219,18 +232,18 @@ class Auditor:
                     for address in content.programs & self._cursors.keys():
                         if self._cursors[address] < raw.slot:
                             shown[address].append(Listed(raw.signature, Slot(raw.slot), raw.transaction_index, raw.err))
-            outcome = yield from self._compare(upper, shown, sample=False)
+            outcome = yield from self._compare(upper, shown)
             if not isinstance(outcome, Done):
                 return outcome
             late += outcome.late
             retracted += outcome.retracted
         return Done(self.finalized, late=late, retracted=retracted)
 
-    def _compare(self, upper: Slot, listed: Mapping[Address, list[Listed]], sample: bool = True) -> Routine:
-        """The ledger with what is `listed` up to `upper`, then one correction and the finalized seals."""
+    def _compare(self, upper: Slot, listed: Mapping[Address, list[Listed]], samples: Sequence[Slot] = ()) -> Routine:
+        """The ledger with what is `listed` up to `upper`, and with the blocks of `samples`, then one correction and the finalized seals."""
         findings = _Findings({}, {}, set(), {}, {})
         ranges = []
-        shown = (yield from self._sample(upper)) if sample else {}
+        shown = yield from self._sample(samples)
         for address, cursor in sorted(self._cursors.items()):
             if cursor >= upper:
                 continue
@@ -271,13 +284,20 @@ class Auditor:
     def _sampled(self, slot: Slot) -> bool:
         return slot <= self._alert_last or blocks.draw(slot, self._policy.salt) < self._policy.sample
 
-    def _sample(self, upper: Slot) -> Generator[Request, Reply, dict[Slot, Block]]:
-        """The blocks of some slots up to `upper`."""
+    def _draw(self, upper: Slot) -> tuple[Slot, list[Slot]]:
+        """How far towards `upper` this audit may go, and the samples up to there. A sample that is one too many ends it: none is left out."""
         if self._policy.sample <= 0:
-            return {}
-        chosen = [Slot(at) for at in range(self.finalized + 1, upper + 1) if self._sampled(Slot(at))]
-        # The newest: when there is more than one audit may read, old history is left to `replay`.
-        chosen = chosen[-self._samples_left :] if self._samples_left else []
+            return upper, []
+        chosen: list[Slot] = []
+        for at in map(Slot, range(self.finalized + 1, upper + 1)):
+            if not self._sampled(at):
+                continue
+            if len(chosen) == self._samples_left:
+                return Slot(at - 1), chosen
+            chosen.append(at)
+        return upper, chosen
+
+    def _sample(self, chosen: Sequence[Slot]) -> Generator[Request, Reply, dict[Slot, Block]]:
         self._samples_left -= len(chosen)
         found = yield from blocks.mentioned(chosen, "finalized")
         self.tally.sampled += len(found)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from indexer.core.blocks import draw
 from indexer.core.finality import Auditor, AuditPolicy
 from indexer.core.hints import WAITING_MAX, WRITES_MAX, AccountWrites, Hint, Hints
 from indexer.core.protocol import (
@@ -16,6 +17,7 @@ from indexer.core.protocol import (
     Done,
     Failure,
     GetBlock,
+    GetSlot,
     GetTransactions,
     Halted,
     ListSignatures,
@@ -342,9 +344,30 @@ def test_after_a_find_every_slot_is_sampled_for_a_while() -> None:
     assert watcher.tally.sampled - before == 20
 
 
-def test_the_samples_of_one_audit_are_bounded() -> None:
-    _, watcher = sampled(Node(chain(0, 20), 20, finalized=20), Ledger(), most=3)
-    assert watcher.tally.sampled == 3
+def test_the_samples_of_one_audit_are_bounded_and_the_next_goes_on() -> None:
+    """The newest were read and the older ones left out, so that a start behind the chain by more than the bound never looked at them."""
+    node, ledger = Node(chain(0, 20, s11=[content(11, 0, "hidden")]), 20, finalized=20), Ledger()
+    node.bends[ListSignatures] = hiding("hidden")
+    outcome, watcher = sampled(node, ledger, most=3)
+    assert (watcher.tally.sampled, outcome, watcher.left_off) == (3, Done(S(12), late=1), True)
+    for upto in (15, 18):
+        assert (drive(watcher.audit(S(20)), node, ledger), watcher.left_off) == (Done(S(upto)), True)
+    down = Node(chain(0, 20), 20, bends={GetSlot: lambda r, n: Failure("HTTP 503")})
+    assert isinstance(drive(watcher.audit(S(20)), down, ledger), Unproven)
+    assert not watcher.left_off, "a node that is down would be asked without a pause"
+    assert (drive(watcher.audit(S(20)), node, ledger), watcher.left_off) == (Done(S(20)), False)
+    assert watcher.tally.sampled == 11
+
+
+def test_behind_a_find_too_no_sample_is_left_out() -> None:
+    node, ledger = Node(chain(0, 99, s12=[content(12, 0, "hidden")]), 99, finalized=20), Ledger()
+    node.bends[ListSignatures] = hiding("hidden")
+    watcher = Auditor({A: S(9)}, AuditPolicy(draw(12, b"salt") + 1e-9, 30, b"salt"))
+    assert drive(watcher.audit(S(99)), node, ledger) == Done(S(20), late=1)
+    few, node.finalized = watcher.tally.sampled, 90
+    ends = [drive(watcher.audit(S(99)), node, ledger) for _ in range(3)]
+    assert ends == [Done(S(50)), Done(S(80)), Done(S(90))]
+    assert watcher.tally.sampled - few == 70
 
 
 def test_a_row_that_a_sampled_block_lacks_is_foreign() -> None:
