@@ -165,7 +165,9 @@ class Simulation:
         self._sampled: set[tuple[Address, Slot]] = set()
         self._policy = self._drawn_policy()
         self._task: _Task
-        self._audits = AuditPolicy(self._turns.choice((0.0, 0.0, 0.2, 1.0)), self._turns.choice((10_000, 40)), b"salt")
+        self._audits = AuditPolicy(
+            self._turns.choice((0.0, 0.0, 0.2, 1.0)), random.Random(f"{seed}/audits").choice((10_000, 40)), b"salt"
+        )
         # What is far behind is sealed at finalized, and no audit follows: its samples are its own.
         self._behind = replace(self._policy, commitment="finalized", sample=self._audits.sample, salt=b"salt")
         second = self.second if self._policy.witness_hold else None

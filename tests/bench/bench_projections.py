@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -43,9 +42,9 @@ from projections.worker import ProjectionFollower, Worker
 from schema import db, ledger, reads
 from schema.embedded import open_database
 from schema.rows import COLUMNS, encode_logs, prepare_row
+from tests.integration.projections import history
 
 _ROOT = Path(__file__).parents[2]
-_HISTORY = _ROOT / "tests/integration/projections/history.py"
 _IDL = _ROOT / "programs/community_voting/idl.json"
 # As on a real ledger: wire of a vote's size, which decoding does not need and reading must carry.
 _WIRE_BYTES = 420
@@ -139,15 +138,6 @@ print(json.dumps(visible))
 """
 
 
-def _history() -> Any:
-    spec = importlib.util.spec_from_file_location("projection_history", _HISTORY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _server_cpu() -> float:
     """CPU seconds of every server process of this user's machine that is alive; ended ones are missed."""
     total = 0.0
@@ -178,7 +168,7 @@ def measured() -> Iterator[Measured]:
     found.cpu_s, found.server_cpu_s = time.process_time() - cpu, max(0.0, _server_cpu() - server)
 
 
-def _votes(history: Any, rng: random.Random, first: int, count: int) -> list[Any]:
+def _votes(rng: random.Random, first: int, count: int) -> list[Any]:
     """Votes number `first` and on, of random voters, over the questions in turn."""
     made = []
     for number in range(first, first + count):
@@ -199,7 +189,7 @@ def _number(value: str) -> str:
     return made
 
 
-def _rows_by_sql(history: Any, program_id: int) -> str:
+def _rows_by_sql(program_id: int) -> str:
     """A statement that appends votes %(first)s up to before %(end)s: the very rows that the writer would make of `_votes`, but for
     signatures and wire, which are random in both, and the digest, which nobody reads here.
 
@@ -231,11 +221,11 @@ def _rows_by_sql(history: Any, program_id: int) -> str:
         FROM generate_series(%(first)s::bigint, %(end)s::bigint - 1) n"""
 
 
-def fill(chain: Any, history: Any, votes: int) -> None:
+def fill(chain: Any, votes: int) -> None:
     """A ledger of communities, questions and votes, as the writer makes them, by SQL: ten million in minutes."""
     names = [f"c{n}" for n in range(_QUESTIONS)]
     chain.seal(*[history.transaction(2, n, history.community(c), history.question(c, 0)) for n, c in enumerate(names)])
-    statement = _rows_by_sql(history, chain.program_id)
+    statement = _rows_by_sql(chain.program_id)
     wire = random.Random(votes).randbytes(_WIRE_BYTES - 64)
     with db.connect(chain.dsn) as conn:
         conn.execute("SET synchronous_commit = off")
@@ -255,7 +245,7 @@ def fill(chain: Any, history: Any, votes: int) -> None:
         conn.execute("VACUUM ANALYZE ledger.transactions")
         for number in (0, 1, votes - 1):
             made = conn.execute("SELECT logs FROM ledger.transactions WHERE position = %s", (_QUESTIONS + 1 + number,))
-            (raw,) = _votes(history, random.Random(0), number, 1)
+            (raw,) = _votes(random.Random(0), number, 1)
             if made.fetchone() != (encode_logs(raw.logs),):
                 raise RuntimeError(f"vote {number} is another by SQL than by the program's codec")
     chain.seal(slot_last=3 + votes // _PER_SLOT)
@@ -375,7 +365,7 @@ def _projection_alone(dsn: str, spec: Any, rows_max: int) -> Measured:
     return found
 
 
-def _rebuilt(dsn: str, history: Any, program_id: int, name: str = "voting", *, compare: bool = True) -> dict[str, Any]:
+def _rebuilt(dsn: str, program_id: int, name: str = "voting", *, compare: bool = True) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", _REBUILD, dsn, history.PROGRAM, str(program_id), str(_IDL), name],
         cwd=_ROOT,
@@ -453,7 +443,7 @@ def _per_event(dsn: str, rows_max: int) -> float:
         return len(events) / seconds
 
 
-def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, seconds: float) -> list[float]:
+def _latency(dsn: str, chain: Any, worker: Worker, votes: int, seconds: float) -> list[float]:
     """Milliseconds from a seal's commit to the commit of its rows, at 1,000 events a second; by the server's clock."""
     per_seal = 20
     count = int(seconds * 1_000 / per_seal)
@@ -464,7 +454,7 @@ def _latency(dsn: str, chain: Any, history: Any, worker: Worker, votes: int, sec
     sealed: dict[int, float] = {}
     seals_rows = []
     for number in range(count):
-        made = _votes(history, rng, base + number * per_seal, per_seal)
+        made = _votes(rng, base + number * per_seal, per_seal)
         for index, raw in enumerate(made):
             object.__setattr__(raw, "slot", first + number)
             object.__setattr__(raw, "transaction_index", index)
@@ -509,11 +499,10 @@ def _quantile(values: Sequence[float], part: float) -> float:
 def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float]:
     """Fill a ledger and measure. Rates are events a second."""
     db.upgrade(dsn)
-    history = _history()
     chain = history.Ledger(dsn)
     spec = chain.spec()
     bootstrap.ensure(dsn, (spec,))
-    fill(chain, history, votes)
+    fill(chain, votes)
     worker = Worker(dsn, (spec,), rows_max=1_000)
     with measured() as live, _running(worker):
         _until_projected(worker, votes + _QUESTIONS)
@@ -522,7 +511,7 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
     # The best of three: other processes only ever add.
     alone = min((_projection_alone(dsn, spec, 1_000) for _ in range(3)), key=lambda found: found.seconds)
     set_based = _by_sets(dsn)
-    rebuilt = _rebuilt(dsn, history, chain.program_id)
+    rebuilt = _rebuilt(dsn, chain.program_id)
     naive = _per_event(dsn, min(votes, 3_000))
     found = {
         "votes": votes,
@@ -546,16 +535,16 @@ def measure(dsn: str, votes: int, large: int, seconds: float) -> dict[str, float
         follower = Worker(dsn, (spec,))
         with _running(follower):
             _until_projected(follower, votes + _QUESTIONS)
-            waited = _latency(dsn, chain, history, follower, votes, seconds)
+            waited = _latency(dsn, chain, follower, votes, seconds)
         found["visible_ms_p50"] = statistics.median(waited)
         found["visible_ms_p99"] = _quantile(waited, 0.99)
     if large:
-        found |= _large(dsn, history, large, rebuilt["seconds"] / votes, naive)
+        found |= _large(dsn, large, rebuilt["seconds"] / votes, naive)
     return found
 
 
 @contextmanager
-def _other(dsn: str, history: Any, votes: int) -> Iterator[Any]:
+def _other(dsn: str, votes: int) -> Iterator[Any]:
     """A ledger of so many votes in a database of its own; its live tables stay empty."""
     parts = psycopg.conninfo.conninfo_to_dict(dsn)
     with db.connect(dsn) as conn:
@@ -564,7 +553,7 @@ def _other(dsn: str, history: Any, votes: int) -> Iterator[Any]:
     db.upgrade(other)
     chain = history.Ledger(other)
     bootstrap.ensure(other, (chain.spec(),))
-    fill(chain, history, votes)
+    fill(chain, votes)
     yield chain
     with db.connect(dsn) as conn:
         conn.execute("DROP DATABASE other WITH (FORCE)")
@@ -572,11 +561,10 @@ def _other(dsn: str, history: Any, votes: int) -> Iterator[Any]:
 
 def sizes(dsn: str, counts: Sequence[int]) -> dict[str, float]:
     """The voting tables rebuilt over ledgers of these sizes, each from nothing: memory, and the cost of an event."""
-    history = _history()
     found: dict[str, float] = {}
     for votes in counts:
-        with _other(dsn, history, votes) as chain:
-            rebuilt = _rebuilt(chain.dsn, history, chain.program_id, compare=False)
+        with _other(dsn, votes) as chain:
+            rebuilt = _rebuilt(chain.dsn, chain.program_id, compare=False)
             found |= {
                 f"{votes}_seconds": rebuilt["seconds"],
                 f"{votes}_rebuild_events_s": votes / rebuilt["seconds"],
@@ -593,16 +581,16 @@ def sizes(dsn: str, counts: Sequence[int]) -> dict[str, float]:
     return found
 
 
-def _large(dsn: str, history: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
+def _large(dsn: str, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
     """The same rebuild over a larger ledger, from nothing."""
-    with _other(dsn, history, votes) as chain:
-        return _large_of(chain, history, votes, second_per_event, naive)
+    with _other(dsn, votes) as chain:
+        return _large_of(chain, votes, second_per_event, naive)
 
 
-def _large_of(chain: Any, history: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
+def _large_of(chain: Any, votes: int, second_per_event: float, naive: float) -> dict[str, float]:
     other = chain.dsn
-    events = _rebuilt(other, history, chain.program_id, "events", compare=False)
-    found = _rebuilt(other, history, chain.program_id, compare=False)
+    events = _rebuilt(other, chain.program_id, "events", compare=False)
+    found = _rebuilt(other, chain.program_id, compare=False)
     # Seen to be the same tables at the smaller size; comparing millions takes longer than making them.
     set_based = _by_sets(other, compare=False)
     return {

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
 import random
-import sys
 import time
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,13 +25,7 @@ from projections.store import Store, create_tables, literal
 from projections.worker import Worker
 from schema import db as database
 from schema import reads
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 ROOMS = "abcd"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import signal
 import subprocess
@@ -18,13 +17,7 @@ from projections import bootstrap
 from projections.rebuild import rebuild
 from projections.worker import Worker
 from schema import db as database
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 VOTES = 300
 # A process of its own that rebuilds, and that ends itself where it was told to. `never` lives on for the caller to end.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +11,7 @@ from projections import bootstrap
 from projections.rebuild import rebuild
 from projections.worker import Worker
 from schema import db
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-_spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 
 def follow(dsn: str, spec: Any) -> Worker:

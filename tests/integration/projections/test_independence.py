@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +18,7 @@ from projections.model import Event, Projection, Rows
 from projections.rebuild import rebuild
 from projections.worker import Worker
 from schema import db as database
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 
 def names(version: int = 1, *, refused: str = "", mark: str = "") -> Projection:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,13 +10,7 @@ import pytest
 
 from projections import bootstrap, catalogue
 from schema import db as database
-
-_spec = importlib.util.spec_from_file_location("projection_history", Path(__file__).with_name("history.py"))
-assert _spec is not None
-assert _spec.loader is not None
-history = sys.modules.setdefault("projection_history", importlib.util.module_from_spec(_spec))
-if not hasattr(history, "Ledger"):
-    _spec.loader.exec_module(history)
+from tests.integration.projections import history
 
 COMMUNITIES, MEMBERS_EACH, QUESTIONS_EACH, VOTES_EACH = 3000, 10, 8, 5
 _BY = "1, 'made', 1, 'changed'"

@@ -96,6 +96,15 @@ def link(value: bytes, digest: bytes) -> bytes:
     return hashlib.sha256(value + digest).digest()
 
 
+def standing(conn: psycopg.Connection, program: int) -> list[tuple[int, bytes]]:
+    """(slot_last, digest) of the finalized seals that stand: a correction below them wrote one that takes the place of all from its first slot on."""
+    return conn.execute(
+        "SELECT slot_last, digest FROM ledger.seals s WHERE program = %s AND commitment = 'finalized' AND NOT EXISTS (SELECT FROM ledger.seals n"
+        " WHERE n.program = s.program AND n.commitment = 'finalized' AND n.id > s.id AND n.slot_first <= s.slot_first) ORDER BY slot_last",
+        (program,),
+    ).fetchall()
+
+
 def finalized_chain(conn: psycopg.Connection, program: int) -> list[tuple[int, bytes]]:
     """(slot, chain value) at the end of every finalized seal, from the rows alone."""
     text, start = conn.execute("SELECT address, start_slot FROM ledger.programs WHERE id = %s", (program,)).fetchone()
@@ -105,16 +114,7 @@ def finalized_chain(conn: psycopg.Connection, program: int) -> list[tuple[int, b
         " WHERE %s = ANY(programs) AND position NOT IN (SELECT position FROM ledger.retractions) ORDER BY slot, transaction_index, position",
         (program,),
     ).fetchall()
-    ends, found = (
-        [
-            s
-            for (s,) in conn.execute(
-                "SELECT slot_last FROM ledger.seals WHERE program = %s AND commitment = 'finalized' ORDER BY slot_last",
-                (program,),
-            )
-        ],
-        [],
-    )
+    ends, found = [slot for slot, _ in standing(conn, program)], []
     at = 0
     for end in ends:
         while at < len(rows) and rows[at][0] <= end:
@@ -128,14 +128,10 @@ def differences(dsn: str) -> list[str]:
     found = []
     with psycopg.connect(dsn, autocommit=True) as conn:
         for (program,) in conn.execute("SELECT id FROM ledger.programs").fetchall():
-            for slot, value in finalized_chain(conn, program):
-                stored = conn.execute(
-                    "SELECT digest FROM ledger.seals WHERE program = %s AND commitment = 'finalized' AND slot_last = %s",
-                    (program, slot),
-                ).fetchone()
-                if stored[0] != value:
+            for (slot, value), (_, stored) in zip(finalized_chain(conn, program), standing(conn, program), strict=True):
+                if stored != value:
                     found.append(
-                        f"program {program}, slot {slot}: the seal says {stored[0].hex()}, the rows {value.hex()}"
+                        f"program {program}, slot {slot}: the seal says {stored.hex()}, the rows {value.hex()}"
                     )
     return found
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.unit.deploy import test_deploy as files
+
 ROOT = Path(__file__).resolve().parents[3]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
-_spec = importlib.util.spec_from_file_location("deploy_files", Path(__file__).with_name("test_deploy.py"))
-assert _spec is not None
-assert _spec.loader is not None
-files = sys.modules.setdefault("deploy_files", importlib.util.module_from_spec(_spec))
-if not hasattr(files, "METRICS"):
-    _spec.loader.exec_module(files)
 
 TARGETS = [(p["title"], t["expr"], t["legendFormat"]) for p in DASHBOARD["panels"] for t in p["targets"]]
 
