@@ -63,7 +63,7 @@ def play(rate: float, seconds: float, kills: int, cuts: int, seed: int, say: Cal
                 daemons[0].kill()
                 daemons[0].start()
             elif what == "cut":
-                cut += proxy.cut()
+                cut += _cut(proxy)
         memos.stop()
         tip = stage.confirmed()
         landed_s = memos.seconds
@@ -93,6 +93,19 @@ def play(rate: float, seconds: float, kills: int, cuts: int, seed: int, say: Cal
         }
         proxy.close()
         return figures
+
+
+def _cut(proxy: validator.CuttingTcpProxy) -> int:
+    """The daemon's connections, all at once. One that is just starting has none yet; it is waited for."""
+    found = 0
+
+    def some() -> bool:
+        nonlocal found
+        found = proxy.cut()
+        return found > 0
+
+    until(some, 60, "a socket to cut")
+    return found
 
 
 def _config(stage: Stage) -> Path:

@@ -20,5 +20,5 @@ def test_both_ledgers_equal_a_walk_of_all_blocks() -> None:
     figures = play(rate=320, seconds=15, kills=2, cuts=3, seed=1, say=print)
     assert figures["wrong"] == {"with_socket": [], "without_socket": []}
     assert figures["kills"] == 2
-    assert figures["sockets_cut"] > 0
+    assert figures["sockets_cut"] >= 3
     assert figures["transactions"] > 1_000
