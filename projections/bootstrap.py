@@ -15,8 +15,8 @@ from projections.catalog import resolve
 from projections.catalogue import EVENTS, Conn, State, schema_of
 from projections.decoding import ProgramSpec
 from projections.model import Projection
-from projections.store import create_indexes, create_tables, query
-from projections.views import installed_name, replace_views
+from projections.store import create_indexes, query
+from projections.views import installed_name, make_tables, refused, replace_views
 from schema import db
 
 # Enough for every reader to end a query of ordinary length between two attempts.
@@ -75,7 +75,7 @@ def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
                 wanted.add(name)
                 if name not in states:
                     generation = catalogue.new_generation(conn, name, version(each, projection), "live")
-                    create_tables(conn, projection, schema_of(generation))
+                    make_tables(conn, name, projection, schema_of(generation))
                     create_indexes(conn, projection, schema_of(generation))
                     _install(conn, name, version(each, projection), generation)
         # A checkpoint that nobody moves would hold back the freshness of all.
@@ -91,6 +91,10 @@ def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
         except psycopg.errors.UndefinedColumn:
             # The views are of a newer version than the tables; the rebuild makes both fit.
             raise UserError("a projection's views do not fit its tables; raise its version") from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise
+        except psycopg.ProgrammingError as error:
+            raise refused(", ".join(sorted(wanted - {EVENTS})), error) from None
 
 
 def _install(conn: Conn, name: str, version: str, generation: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 _NONE = type(None)
 _JSON = frozenset({dict, list, str, int, float, bool})
@@ -23,7 +25,7 @@ class Accepts:
     """
 
     name: str
-    kinds: frozenset[type] | _Anything
+    kinds: frozenset[type]
     refuses: Callable[[Any], bool]
     wants: str
     plain_text: bool = False
@@ -34,11 +36,39 @@ class Accepts:
     utc: bool = False
 
 
-class _Anything:
-    """The types of a column that this module does not know: the database decides."""
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+# What comes back from the database as it was put. Not: what PostgreSQL pads, rounds or writes in another way, and what has to be made there first.
+_KEPT = re.compile(
+    r"(TEXT|VARCHAR(\(\d+\))?|SMALLINT|INTEGER|BIGINT|(NUMERIC|DECIMAL)(\(\d+(, \d+)?\))?|DOUBLE PRECISION|FLOAT(\((2[5-9]|[345]\d)\))?|BOOLEAN|BYTEA"
+    r'|UUID|DATE|(TIME|TIMESTAMP) WITH(OUT)? TIME ZONE|INTERVAL|JSONB?)(\[\])*( COLLATE "[^"]+")?'
+)
+_COLLATION = re.compile(r' COLLATE "[^"]*"')
 
-    def __contains__(self, kind: object) -> bool:
-        return True
+
+def type_name(kind: Any) -> str:
+    """The type as a cast has it."""
+    return _COLLATION.sub("", str(kind.compile(dialect=_DIALECT)))
+
+
+def unfit(kind: Any) -> str | None:
+    """Why a column cannot have the type, and what to use instead; None when it can."""
+    of = kind.item_type if isinstance(kind, sa.ARRAY) else kind
+    if isinstance(of, sa.Enum):
+        return "an Enum needs a type of its own in the database; use sa.Text"
+    if isinstance(of, sa.TypeDecorator) and not isinstance(of, sa.Interval):
+        return f"{type(of).__name__} would change values on their way, and the handler must see what is stored; use {of.impl_instance!r}"
+    if of._variant_mapping:
+        return "the database is PostgreSQL; give the column the type that it has there, without variants"
+    try:
+        made = str(kind.compile(dialect=_DIALECT))
+    except sa.exc.CompileError:
+        return "no type; give it one"
+    if _KEPT.fullmatch(made):
+        return None
+    return (
+        f"the type {made} gives back another value than was put, or is none of PostgreSQL's own; use sa.Text, sa.BigInteger, sa.Numeric,"
+        " sa.Float, sa.Boolean, sa.LargeBinary, sa.Uuid, sa.Date, sa.Time, sa.DateTime, sa.Interval, JSONB, or an ARRAY of one"
+    )
 
 
 def _nothing(value: Any) -> bool:
@@ -49,14 +79,14 @@ def accepts(column: sa.Column[Any]) -> Accepts:
     """What may be put into the column."""
     kinds, refuses, wants = _of(column.type)
     nullable = bool(column.nullable) and not column.primary_key
-    if isinstance(kinds, frozenset) and nullable:
+    if nullable:
         inner = refuses
         # None passes by its type; what looks at values must let it through.
         refuses = inner if inner is _nothing else (lambda value: value is not None and inner(value))
         kinds = kinds | {_NONE}
         wants += " or None"
     kind = column.type
-    plain = isinstance(kinds, frozenset) and kinds - {_NONE} == {str} and refuses is _nothing
+    plain = kinds - {_NONE} == {str} and refuses is _nothing
     nested = isinstance(kind, sa.JSON) or (isinstance(kind, sa.ARRAY) and not isinstance(kind.item_type, sa.Integer))
     low, high = _range(kind) if isinstance(kind, sa.Integer) else (0, -1)
     utc = isinstance(kind, sa.DateTime) and bool(kind.timezone)
@@ -68,11 +98,9 @@ def _range(kind: sa.Integer) -> tuple[int, int]:
     return -(1 << bits), (1 << bits) - 1
 
 
-def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], str]:
+def _of(kind: Any) -> tuple[frozenset[type], Callable[[Any], bool], str]:
     if isinstance(kind, sa.ARRAY):
         return _array(kind)
-    if isinstance(kind, sa.Enum):
-        return _Anything(), _nothing, "a value of the enum"
     if isinstance(kind, sa.String):
         longest = kind.length
         if longest is None:
@@ -111,7 +139,7 @@ def _of(kind: Any) -> tuple[frozenset[type] | _Anything, Callable[[Any], bool], 
     for of, python, wants in simple:
         if isinstance(kind, of):
             return frozenset({python}), _nothing, wants
-    return _Anything(), _nothing, f"a value of {kind}"
+    raise TypeError(f"{kind!r} is no type of a column; `unfit` says so")
 
 
 def _numeric(kind: sa.Numeric[Any]) -> tuple[frozenset[type], Callable[[Any], bool], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from projections.columns import type_name
+
 _Row = Mapping[str, Any]
+_ODD = frozenset({float, bytes, timedelta})
 NULL = "\\N"
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _special = re.compile(r"[\\\n\r\t]").search
@@ -110,7 +113,10 @@ def _plain(value: Any) -> str:
         return str(value)
     if isinstance(value, datetime):
         return str(value.isoformat())
-    # Dates, intervals, UUIDs and the like: as JSON has them without the quotes, which the server reads.
+    if kind is timedelta:
+        # Its ISO form may begin with a sign, which only newer servers read.
+        return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
+    # Dates, UUIDs and the like: as JSON has them without the quotes, which the server reads.
     text: str = _encode(value).decode()
     return text.strip('"')
 
@@ -180,8 +186,12 @@ def plain_line(columns: Sequence[tuple[str, Any]]) -> Callable[[_Row], str]:
 def json_rows(columns: Sequence[tuple[str, Any]]) -> Callable[[Sequence[_Row]], str]:
     """A function from rows to a JSON array of these columns, which `jsonb_to_recordset` reads back with the columns' types."""
     names = [name for name, _ in columns]
-    # What JSON cannot say, the server reads from a string: floats that are not finite, bytes.
-    odd = [name for name, kind in columns if isinstance(kind, sa.Numeric | sa.Float | sa.LargeBinary | sa.ARRAY)]
+    # What JSON cannot say, the server reads from a string: floats that are not finite and a zero's sign, bytes, lengths of time.
+    odd = [
+        name
+        for name, kind in columns
+        if isinstance(kind, sa.Numeric | sa.Float | sa.LargeBinary | sa.ARRAY) or type_name(kind).startswith("INTERVAL")
+    ]
 
     def make(rows: Sequence[_Row]) -> str:
         part = [{name: row[name] for name in names} for row in rows]
@@ -196,8 +206,8 @@ def _readable(row: _Row, names: Sequence[str]) -> _Row:
         value = row[name]
         kind = value.__class__
         if kind is list:
-            if any(item.__class__ is float or item.__class__ is bytes for item in value):
+            if any(item.__class__ in _ODD for item in value):
                 changed[name] = [None if item is None else _plain(item) for item in value]
-        elif kind is bytes or (kind is float and value - value != 0):
+        elif kind is bytes or kind is timedelta or (kind is float and (value - value != 0 or not value)):
             changed[name] = _plain(value)
     return {**row, **changed} if changed else row

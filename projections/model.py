@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import msgspec
 import sqlalchemy as sa
 
+from projections import declared
 from projections.columns import Accepts, accepts
 from projections.purity import impurity
 from projections.shapes import Shape
@@ -215,17 +216,14 @@ class Projection:
             raise ProjectionError(f"projection name {self.name!r}: use lower-case letters, digits and underscores")
         if self.version < 1:
             raise ProjectionError(f"projection {self.name}: version = {self.version}; begin with 1")
-        for table in self.tables:
-            if not table.primary_key.columns:
-                raise ProjectionError(f"table {table.name}: no key; give a column primary_key=True")
-            _check_table(table)
-            taken = [name for name in PROVENANCE if name in table.c]
-            if taken:
-                raise ProjectionError(f"table {table.name}: column {taken[0]} is filled by the framework; leave it out")
-            if self.scope is not None and self.scope not in table.c:
-                raise ProjectionError(
-                    f"table {table.name}: no column {self.scope!r}, the projection's scope; add it, or set scope=None"
-                )
+        problems = [
+            declared.wrong_tables(self.tables, self.scope, PROVENANCE),
+            declared.wrong_views(self.views, self.tables),
+            *(declared.wrong_redaction(redaction, self.tables) for redaction in self.redactions),
+        ]
+        for problem in problems:
+            if problem is not None:
+                raise ProjectionError(f"projection {self.name}: {problem}")
 
     def on(self, event: str, **keys: str | tuple[str, ...]) -> Callable[[Handler], Handler]:
         """Register the handler of an event. `keys` says which rows it needs: table="field of the event's data".
@@ -283,33 +281,6 @@ def _wanted(event: str, table: sa.Table, fields: str) -> _Wanted:
             f'{event}: the key of {table.name} is {names}, and {fields!r} names {len(paths)} of them; write {table.name}="{example}"'
         )
     return _Wanted(table.name, paths, tuple(map(_getter, paths)), tuple(columns))
-
-
-def _check_table(table: sa.Table) -> None:
-    for constraint in [*table.constraints, *(each for column in table.columns for each in column.constraints)]:
-        if not isinstance(constraint, sa.PrimaryKeyConstraint):
-            raise ProjectionError(
-                f"table {table.name}: a {type(constraint).__name__} is checked by the database for a whole batch; leave it out and "
-                "let the handler raise"
-            )
-    for index in table.indexes:
-        if index.unique:
-            raise ProjectionError(
-                f"table {table.name}: index {index.name} is unique; make these columns the key instead"
-            )
-    for column in table.columns:
-        if isinstance(column.type, sa.REAL | sa.CHAR):
-            better = "sa.Float" if isinstance(column.type, sa.REAL) else "sa.Text"
-            raise ProjectionError(
-                f"table {table.name}: column {column.name}: a {column.type} comes back as another value than was put; use {better}"
-            )
-        if column.server_default is not None or column.computed is not None or column.identity is not None:
-            raise ProjectionError(
-                f"table {table.name}: column {column.name} is filled by the database; give default=<a value> or let the handler put it"
-            )
-        default = column.default
-        if default is not None and not (isinstance(default, sa.ColumnDefault) and default.is_scalar):
-            raise ProjectionError(f"table {table.name}: column {column.name}: default must be a plain value")
 
 
 _shape = lru_cache(maxsize=1024)(Shape)

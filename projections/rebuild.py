@@ -36,9 +36,9 @@ from projections.decoding import Decoder, ProgramSpec
 from projections.fold import Parked, fold
 from projections.model import Projection
 from projections.pipeline import Writer, take_turns
-from projections.store import Store, Writes, create_indexes, create_tables, query, quoted
+from projections.store import Store, Writes, create_indexes, query, quoted
 from projections.supply import Wanted, parts
-from projections.views import create_view, installed_name, projection_views, replace_views
+from projections.views import create_view, installed_name, make_tables, projection_views, replace_views
 from schema import db, reads, roles
 
 _SWAP_ATTEMPTS = 600
@@ -240,7 +240,7 @@ class _Rows:
     def build(self, conn: Conn, generation: int, progress: Progress | None) -> int:
         """Fold the ledger from its beginning; how many rows it had."""
         schema, projection = schema_of(generation), self.projection
-        create_tables(conn, projection, schema)
+        make_tables(conn, self.name, projection, schema)
         letters = catalogue.own_letters(conn, self.name, schema)
         store = Store(conn, projection, schema, bulk=True, fresh=True)
         states = catalogue.states(conn)

@@ -103,7 +103,7 @@ def _checks(columns: list[Accepts], scope: dict[str, Any]) -> list[str]:
     lines = [f"{', '.join(f'v{place}' for place in range(len(columns)))}, = values.values()"]
     for place, column in enumerate(columns):
         condition = _condition(f"v{place}", place, column, scope)
-        nullable = isinstance(column.kinds, frozenset) and _NONE in column.kinds
+        nullable = _NONE in column.kinds
         unless = f"v{place} is not None and " if nullable else ""
         lines.append(f"if {unless}not ({condition}): return None")
     return lines

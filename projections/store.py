@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from projections import copytext
-from projections.columns import as_put
+from projections.columns import as_put, type_name
 from projections.guesses import Guesses, Misguessed
 from projections.model import PROVENANCE, Key, Projection, Row
 
@@ -85,7 +85,7 @@ class _Sql:
         self.name = f"{quoted(schema)}.{quoted(table.name)}"
         self.width = [self.columns.index(k) for k in self.key]
         listed = ", ".join(map(quoted, self.columns))
-        types = {c.name: str(c.type.compile(dialect=_DIALECT)) for c in made.c}
+        types = {c.name: type_name(c.type) for c in made.c}
         wanted = ", ".join(f"%s::{types[k]}[]" for k in self.key)
         keys = ", ".join(map(quoted, self.key))
         same = " AND ".join(f"t.{quoted(k)} = s.{quoted(k)}" for k in self.key)

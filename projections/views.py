@@ -15,10 +15,11 @@ import psycopg
 from psycopg import sql
 
 from programs.codec.layout import Enum, FixedBytes, Named, Node, Option, Record, Scalar, Sized
+from programs.errors import UserError
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import ProgramSpec
 from projections.model import PROVENANCE, Projection, Redaction
-from projections.store import query, quoted
+from projections.store import create_indexes, create_tables, query, quoted
 from schema import roles
 
 # Floats stay JSON: "NaN" is a text there, and they keep one form everywhere.
@@ -218,6 +219,28 @@ def _must_not_be_theirs(conn: Conn, new: Sequence[tuple[str, str]]) -> None:
         raise ValueError(
             f"INDEXER_DATABASE_URL: {found[0][0]} exists and is not ours; rename it, give the program another name, or use another database"
         )
+
+
+def make_tables(conn: Conn, name: str, projection: Projection, tables: str) -> None:
+    """Make a projection's empty tables in the schema `tables`, and nothing else. UserError when the server refuses them, or an index or a view: these
+    are tried out here, before the work of hours at whose end they are made.
+    """
+    try:
+        create_tables(conn, projection, tables)
+        with conn.transaction(force_rollback=True):
+            create_indexes(conn, projection, tables)
+            for number, ((_, text), _clash) in enumerate(projection_views(projection, "", tables)):
+                conn.execute(query(f"CREATE VIEW {quoted(tables)}.{quoted(f'view {number}')} AS {text}"))
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        raise refused(name, error) from None
+
+
+def refused(name: str, error: psycopg.Error) -> UserError:
+    """What the server says of a projection's tables or views, as an error of whoever wrote it."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"projection {name}: the database refuses its tables or views: {said[0]}; mend them")
 
 
 def drop_view(conn: Conn, schema: str, name: str) -> None:

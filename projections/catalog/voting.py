@@ -24,6 +24,11 @@ def _text(name: str, **options: Any) -> sa.Column[Any]:
     return sa.Column(name, sa.Text, nullable=False, **options)
 
 
+def _address(name: str, **options: Any) -> sa.Column[Any]:
+    # In the order of its bytes, whatever that of the database is: a language's order costs each index on it more, and may change with the system.
+    return sa.Column(name, sa.Text(collation="C"), nullable=False, **options)
+
+
 def _number(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.BigInteger, nullable=False, default=0)
 
@@ -39,9 +44,9 @@ def _time(name: str) -> sa.Column[Any]:
 COMMUNITIES = sa.Table(
     "communities",
     _META,
-    _text("community", primary_key=True),
-    _text("creator"),
-    _text("authority"),
+    _address("community", primary_key=True),
+    _address("creator"),
+    _address("authority"),
     # u64: wider than bigint.
     sa.Column("id", sa.Numeric(20, 0), nullable=False),
     _text("name"),
@@ -65,9 +70,9 @@ COMMUNITIES = sa.Table(
 MEMBERS = sa.Table(
     "members",
     _META,
-    _text("member", primary_key=True),
-    _text("community"),
-    _text("wallet"),
+    _address("member", primary_key=True),
+    _address("community"),
+    _address("wallet"),
     _text("role"),
     _text("status"),
     _flag("invited"),
@@ -82,9 +87,9 @@ MEMBERS = sa.Table(
 QUESTIONS = sa.Table(
     "questions",
     _META,
-    _text("question", primary_key=True),
-    _text("community"),
-    _text("author"),
+    _address("question", primary_key=True),
+    _address("community"),
+    _address("author"),
     sa.Column("index", sa.BigInteger, nullable=False),
     _text("text"),
     sa.Column("options", ARRAY(sa.Text), nullable=False),
@@ -113,10 +118,10 @@ QUESTIONS = sa.Table(
 VOTES = sa.Table(
     "votes",
     _META,
-    _text("vote", primary_key=True),
-    _text("community"),
-    _text("question"),
-    _text("voter"),
+    _address("vote", primary_key=True),
+    _address("community"),
+    _address("question"),
+    _address("voter"),
     _text("status"),
     sa.Column("selections", ARRAY(sa.BigInteger), nullable=False),
     sa.Column("commitment", sa.Text),
@@ -220,7 +225,7 @@ def _gone(table: str, row: Row) -> bool:
 
 VOTING = Projection(
     name="voting",
-    version=2,
+    version=3,
     tables=(COMMUNITIES, MEMBERS, QUESTIONS, VOTES),
     scope="community",
     scope_of_raw=_community_of,

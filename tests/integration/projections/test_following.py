@@ -6,9 +6,12 @@ import random
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from projections import bootstrap
+from projections.catalog.voting import VOTING
 from projections.rebuild import rebuild
+from projections.store import physical
 from projections.worker import Worker
 from schema import db
 from tests.integration.projections import history
@@ -139,6 +142,37 @@ def test_any_order_of_arrival_gives_the_rebuilt_tables(chain: Any, seed: int) ->
     assert all(d.equal for d in rebuild(chain.dsn, (spec,), "events").differences)
     follow(chain.dsn, spec)
     assert all(d.equal for d in rebuild(chain.dsn, (spec,), "voting.voting", dry_run=True).differences)
+
+
+def test_addresses_are_in_the_order_of_their_bytes_and_tables_that_were_not_are_rebuilt(
+    chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an index on them costs must not depend on the language of the database. Before version 3 it did."""
+
+    def as_before(table: sa.Table, schema: str) -> sa.Table:
+        made = physical(table, schema)
+        for column in made.c:
+            column.type = sa.Text() if isinstance(column.type, sa.Text) else column.type
+        return made
+
+    keyed = (
+        "SELECT DISTINCT co.collname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_attribute a ON a.attrelid = c.oid"
+        " AND a.attnum = ANY (i.indkey) JOIN pg_collation co ON co.oid = a.attcollation WHERE c.relname IN ('communities', 'members', 'votes')"
+    )
+    with monkeypatch.context() as before:
+        before.setattr("projections.store.physical", as_before)
+        before.setattr(VOTING, "version", 2)
+        spec = votes_of(chain)
+        chain.seal(
+            history.transaction(2, 0, history.community("a"), history.question("a", 0)),
+            *[history.transaction(3 + n, 0, history.vote("a", 0, f"w{n}", 0, [n + 1, 0])) for n in range(20)],
+        )
+        follow(chain.dsn, spec)
+        assert rows(chain.dsn, keyed) == [("default",)]
+    report = rebuild(chain.dsn, (spec,), "voting")
+    assert [(d.table, d.rows) for d in report.differences if d.table == "votes"] == [("votes", 20)]
+    assert all(d.equal for d in report.differences)
+    assert rows(chain.dsn, keyed) == [("C",)]
 
 
 def test_poison_stops_its_community_only_until_discarded(chain: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import random
 import re
@@ -13,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projections.fold import HANDLER, MemoryStore, fold
-from projections.model import Event, Projection, ProjectionError, Rows
+from projections.model import Event, Projection, ProjectionError, Redaction, Rows
 from projections.testkit import Given
 
 
@@ -145,6 +147,82 @@ def test_what_looks_like_a_clock_and_is_a_field_is_allowed() -> None:
 def test_a_table_that_the_fold_cannot_keep_is_refused(columns: list[Any], message: str) -> None:
     with pytest.raises(ProjectionError, match=re.escape(message)):
         made(*columns)
+
+
+def _table(name: str, *columns: Any, **options: Any) -> sa.Table:
+    return sa.Table(name, sa.MetaData(), sa.Column("key", sa.Text, primary_key=True), *columns, **options)
+
+
+def _x(kind: Any, **options: Any) -> tuple[sa.Table, ...]:
+    return (_table("things", sa.Column("x", kind, **options)),)
+
+
+class _Shouting(sa.TypeDecorator[str]):
+    impl = sa.Text
+    cache_ok = True
+
+
+_HIDING = Redaction(table="things", event_field="key", flag="hidden", fields=("voter",))
+_HIDDEN = _table("things", sa.Column("hidden", sa.Boolean), sa.Column("voter", sa.Text))
+_DECLARED: list[tuple[dict[str, Any], str]] = [
+    ({"tables": ()}, "no tables; give at least one"),
+    ({"tables": (_table("a"), _table("a"))}, "another table or index has this name; rename one"),
+    (
+        {"tables": tuple(_table(n, sa.Column("x", sa.Text), sa.Index("i", "x")) for n in "ab")},
+        "index 'i': another table or index has this name; rename one",
+    ),
+    ({"tables": (_table("a_pkey"), _table("a"))}, "key 'a_pkey': another table or index has this name"),
+    ({"tables": (_table("n" * 64),)}, "a name has at most 63 bytes; shorten it"),
+    ({"tables": (_table("ü" * 40),)}, "a name has at most 63 bytes; shorten it"),
+    ({"tables": (_table(""),)}, "name '': a name has letters"),
+    ({"tables": (_table("a", sa.Column("x%s", sa.Text)),)}, "column x%s: a name has letters, and no %"),
+    ({"tables": (_table("a", sa.Column("x" * 64, sa.Text)),)}, "a name has at most 63 bytes; shorten it"),
+    ({"tables": (_table("a", sa.Column("ctid", sa.Text)),)}, "column ctid: PostgreSQL has a column of its own"),
+    ({"tables": (_table("a", schema="public"),)}, "schema='public': the framework chooses the schema; leave it out"),
+    ({"tables": (_table("a", prefixes=["TEMPORARY"]),)}, "TEMPORARY: rows are kept in a plain table"),
+    ({"tables": (_table("a", postgresql_partition_by="LIST (key)"),)}, "postgresql_partition_by: rows are kept in a"),
+    ({"tables": _x(sa.BigInteger), "scope": "x"}, "column x is the projection's scope; make it sa.Text"),
+    ({"tables": (_table("things"),), "views": {"v": "SELECT * FROM {thing}"}}, "view v: its text names a table that is not"),
+    ({"tables": (_table("things"),), "views": {"v": "SELECT '{' FROM {things}"}}, "a brace that means itself is written twice"),
+    ({"tables": (_table("things"),), "views": {"50%": "SELECT 1 FROM {things}"}}, "view '50%': a name has letters, and no %"),
+    ({"tables": (_table("other"),), "redactions": (_HIDING,)}, "redaction of unknown table 'things'; there is other"),
+    ({"tables": (_table("things"),), "redactions": (_HIDING,)}, "flag='hidden' is no boolean column"),
+    (
+        {"tables": (_HIDDEN,), "redactions": (dataclasses.replace(_HIDING, event_field="vote"),)},
+        "event_field='vote' is not the table's key",
+    ),
+    ({"tables": (_HIDDEN,), "redactions": (dataclasses.replace(_HIDING, fields=()),)}, "no fields; name what is hidden"),
+    ({"tables": _x(sa.BigInteger, default="1")}, "default='1' does not fit; give an int from"),
+    ({"tables": _x(sa.Text, default=5)}, "default=5 does not fit; give a str"),
+    ({"tables": _x(sa.Enum("a", "b", name="e"))}, "an Enum needs a type of its own in the database; use sa.Text"),
+    ({"tables": _x(_Shouting())}, "_Shouting would change values on their way"),
+    ({"tables": _x(sa.Text().with_variant(sa.String(5), "postgresql"))}, "give the column the type that it has there"),
+    ({"tables": _x(sa.types.NullType())}, "no type; give it one"),
+    *(
+        ({"tables": _x(kind)}, "gives back another value than was put, or is none of PostgreSQL's own; use sa.Text")
+        for kind in (
+            postgresql.INET(), postgresql.MONEY(), postgresql.HSTORE(), postgresql.CITEXT(), postgresql.INT8RANGE(), postgresql.BIT(3),
+            postgresql.TIMESTAMP(precision=3), postgresql.ARRAY(postgresql.INET), sa.REAL(), sa.CHAR(3), sa.NCHAR(3), sa.Float(20), sa.DATETIME(),
+            sa.BLOB(), sa.CLOB(),
+        )
+    ),
+    *(
+        ({"tables": (sa.Table("a", sa.MetaData(), sa.Column("k", kind, primary_key=True)),)}, "is no type of a key; use text")
+        for kind in (sa.JSON(), JSONB(), ARRAY(sa.Text), sa.Float())
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), _DECLARED, ids=[f"{n} {m[:40]}" for n, (_, m) in enumerate(_DECLARED)])
+def test_what_the_database_would_refuse_later_is_refused_when_it_is_declared(options: Any, message: str) -> None:
+    with pytest.raises(ProjectionError, match=re.escape(message)):
+        Projection(name="p", version=1, **options)
+
+
+def test_what_is_declared_rightly_is_taken() -> None:
+    views = {"v": "SELECT '{{' AS brace, key FROM {things} WHERE key LIKE '%'"}
+    tables = (_HIDDEN, _table("größe", sa.Column("Größe", sa.Text(collation="C"), index=True, default="")))
+    Projection(name="p", version=1, tables=tables, views=views, redactions=(_HIDING,))
 
 
 _TYPES: list[tuple[Any, Any, Any]] = [
