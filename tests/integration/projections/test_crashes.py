@@ -43,7 +43,7 @@ def killing(work):
 places = {"fold": (rebuild, "fold"), "copy": (rebuild, "copy_decoded"), "indexes": (rebuild, "create_indexes"),
           "compare": (rebuild, "_difference"), "views": (rebuild, "replace_views"), "record": (rebuild.catalogue, "save"),
           "swapped": (rebuild, "_drop_quietly"), "folding-processes": (rebuild, "fold"), "litter": (rebuild, "clean_litter"),
-          "made": (rebuild, "create_tables")}
+          "made": (rebuild, "make_tables")}
 if where in places:
     module, attribute = places[where]
     setattr(module, attribute, killing(getattr(module, attribute)))
