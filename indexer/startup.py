@@ -147,9 +147,15 @@ async def _spec(dsn: str, program: ProgramSetting, program_id: int, found: Found
     for row in new:
         log.info("idl", program=program.name, slot_from=row.slot_from, source=row.source)
     registry = idls.registry(versions)
-    return bootstrap.spec(
+    spec = bootstrap.spec(
         program.name, program.address, program_id, idls.merged(versions), program.projections, registry
     )
+    for projection, events in bootstrap.strangers(spec).items():
+        log.warning(
+            "handlers_without_event", program=program.name, projection=projection, events=events,
+            remedy="no IDL of the program has these events: correct the handlers' names, or give the IDL that has them",
+        )  # fmt: skip
+    return spec
 
 
 @dataclass(frozen=True, slots=True)

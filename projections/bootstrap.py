@@ -37,7 +37,26 @@ def spec(
     twice = {p.name for p in found if sum(q.name == p.name for q in found) > 1}
     if twice:
         raise UserError(f"programs.{name}.projections: {sorted(twice)[0]!r} is there twice; name each once")
-    return ProgramSpec(name, address, program_id, idl, found, registry)
+    made = ProgramSpec(name, address, program_id, idl, found, registry)
+    for projection, events in strangers(made).items():
+        handled = next(p for p in found if p.name == projection).handlers
+        if len(events) == len(handled):
+            raise UserError(
+                f"programs.{name}.projections: {projection!r} handles {', '.join(events[:3])}, and the IDL has no such event, but"
+                f" {', '.join(sorted(_events(idl))[:10]) or 'none at all'}; name the projection of this program"
+            )
+    return made
+
+
+def strangers(spec: ProgramSpec) -> dict[str, list[str]]:
+    """By projection, the events that it has handlers for and that the IDL lacks: misspelt, or of a version that is still to come."""
+    known = _events(spec.idl)
+    found = {p.name: sorted(p.handlers.keys() - known) for p in spec.projections}
+    return {name: events for name, events in found.items() if events}
+
+
+def _events(idl: Idl) -> set[str]:
+    return {layout.name for layout in idl.events}
 
 
 def version(spec: ProgramSpec, projection: Projection) -> str:

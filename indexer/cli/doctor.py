@@ -87,9 +87,14 @@ def examine(config: str | None) -> list[Finding]:
 
     def node() -> str:
         idls = asyncio.run(load_idls(loaded[0]))
+        said = [f"{', '.join(idls.newest)}: deployed, with an IDL that can be read"]
         for program in loaded[0].watched:
-            bootstrap.spec(program.name, program.address, 0, idls.newest[program.name], program.projections)
-        return f"{', '.join(idls.newest)}: deployed, with an IDL that can be read"
+            spec = bootstrap.spec(program.name, program.address, 0, idls.newest[program.name], program.projections)
+            said += [
+                f"{p} has handlers of events that it lacks: {', '.join(e)}"
+                for p, e in bootstrap.strangers(spec).items()
+            ]
+        return "; ".join(said)
 
     dsn = loaded[0].database_url
     names = [program.name for program in loaded[0].watched]

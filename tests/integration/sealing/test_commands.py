@@ -93,6 +93,49 @@ def test_another_cluster_is_refused_at_the_start(db: str, busy: Chain) -> None:
     assert ask(db, "SELECT count(*), max(slot_last) FROM ledger.seals") == before
 
 
+_MISSPELT = """
+import sqlalchemy as sa
+from projections.model import Event, Projection, Rows
+
+TABLE = sa.Table("ballots", sa.MetaData(), sa.Column("voter", sa.Text, primary_key=True))
+def cast(rows: Rows, event: Event) -> None:
+    rows.ballots.put(event.data["voter"])
+PARTLY = Projection(name="partly", version=1, tables=(TABLE,))
+PARTLY.on("VoteCast", ballots="voter")(cast)
+PARTLY.on("VoteCasted", ballots="voter")(cast)
+WHOLLY = Projection(name="wholly", version=1, tables=(TABLE,))
+WHOLLY.on("VoteCasted", ballots="voter")(cast)
+"""
+
+
+def test_a_handler_of_an_event_that_there_is_not_is_told(db: str, busy: Chain, tmp_path: Path) -> None:
+    """One misspelt name may be a version still to come: it is said at each start. A projection without any event of the program is refused."""
+    (tmp_path / "misspelt.py").write_text(_MISSPELT)
+    config = tmp_path / "indexer.toml"
+
+    def named(name: str) -> dict[str, str]:
+        program = (
+            f'[[programs]]\nname = "voting"\nidl = "builtin:community_voting"\nprojections = ["misspelt:{name}"]\n'
+        )
+        config.write_text(program)
+        return env(db, busy, INDEXER_CONFIG=str(config), PYTHONPATH=str(tmp_path))
+
+    refused = indexer(named("WHOLLY"), "run", "--until-slot", str(busy.last))
+    assert refused.returncode == 2
+    assert (
+        "programs.voting.projections: 'wholly' handles VoteCasted, and the IDL has no such event, but Auth"
+        in refused.stderr
+    )
+    done = indexer(named("PARTLY"), "run", "--until-slot", str(busy.last))
+    assert done.returncode == 0, done.stderr
+    (told,) = [json.loads(line) for line in done.stderr.splitlines() if "handlers_without_event" in line]
+    assert (told["level"], told["projection"], told["events"]) == ("warning", "partly", ["VoteCasted"])
+    assert ask(db, "SELECT count(*) > 0 FROM voting.ballots") == [(True,)]
+    doctor = indexer(named("PARTLY"), "doctor")
+    assert doctor.returncode == 0, doctor.stdout
+    assert "partly has handlers of events that it lacks: VoteCasted" in doctor.stdout
+
+
 # ---- replay ----
 
 
