@@ -305,8 +305,16 @@ def parked_scopes(conn: Conn, name: str, letters: str = LETTERS) -> set[str]:
 
 def discarded(conn: Conn, name: str, letters: str = LETTERS) -> frozenset[tuple[int, int]]:
     """The events that an operator decided to leave out, by position and event index."""
+    return _letters_of(conn, name, letters, "resolution = 'discarded'")
+
+
+def parked_events(conn: Conn, name: str, letters: str = LETTERS) -> frozenset[tuple[int, int]]:
+    """The events that stand parked, by position and event index."""
+    return _letters_of(conn, name, letters, "resolved_at IS NULL")
+
+
+def _letters_of(conn: Conn, name: str, letters: str, condition: str) -> frozenset[tuple[int, int]]:
     found = conn.execute(
-        query(f"SELECT position, event_index FROM {letters} WHERE projection = %s AND resolution = 'discarded'"),
-        (name,),
+        query(f"SELECT position, event_index FROM {letters} WHERE projection = %s AND {condition}"), (name,)
     )
     return frozenset((row[0], row[1]) for row in found)

@@ -89,7 +89,7 @@ def _wrong_table(table: sa.Table, scope: str | None, filled: Sequence[str]) -> I
     if scope is not None:
         if scope not in table.c:
             yield f"no column {scope!r}, the projection's scope; add it, or set scope=None"
-        elif accepts(table.c[scope]).plain_text is False:
+        elif not isinstance(table.c[scope].type, sa.String):
             yield f"column {scope} is the projection's scope; make it sa.Text"
 
 

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
+import sqlalchemy as sa
+
 from programs.errors import UserError
 from projections import catalogue
 from projections.apply import Target, stored_events
-from projections.catalogue import EVENTS
+from projections.catalogue import EVENTS, Conn
+from projections.columns import as_put, type_name
 from projections.decoding import ProgramSpec
 from projections.fold import MemoryStore, fold
 from projections.model import PROVENANCE, Event, Key, Projection, Row
-from projections.store import Store, quoted
+from projections.store import Store, query, quoted
 from projections.views import installed_name
 from schema import db
 
@@ -64,23 +68,45 @@ def steps(projection: Projection, table: str, key: Key, events: Iterable[Event])
     return found
 
 
-def explain(dsn: str, specs: Sequence[ProgramSpec], table: str, key: str) -> list[Step]:
-    """The steps of a row. A voter who wished not to be shown is not shown here either. UserError when there is no such row."""
+def _key(conn: Conn, table: sa.Table, name: str, given: Sequence[str]) -> Key:
+    """The row's key of texts, one a column. UserError when they are none."""
+    columns = list(table.primary_key.columns)
+    wanted = ", ".join(f"{column.name} ({type_name(column.type).lower()})" for column in columns)
+    if len(given) != len(columns):
+        raise UserError(f"KEY {' '.join(given)!r}: the key of {name} is {wanted}; give {len(columns)} values")
+    casts = ", ".join(f"%s::{type_name(column.type)}" for column in columns)
+    try:
+        with conn.transaction():
+            row = conn.execute(query(f"SELECT {casts}"), list(given)).fetchone()
+    except psycopg.DataError:
+        raise UserError(f"KEY {' '.join(given)!r}: the key of {name} is {wanted}") from None
+    assert row is not None, "a SELECT without a table gives a row"
+    return tuple(
+        [convert(value) if (convert := as_put(c.type)) else value for c, value in zip(columns, row, strict=True)]
+    )
+
+
+def explain(dsn: str, specs: Sequence[ProgramSpec], table: str, given: Sequence[str]) -> list[Step]:
+    """The steps of a row, by its key as text, a value for each of the key's columns. A voter who wished not to be shown is not shown here either.
+    UserError when there is no such row."""
     spec, projection, name = find_table(specs, table)
+    (made,) = [t for t in projection.tables if t.name == name]
     with db.connect(dsn) as conn, conn.transaction():
+        key = _key(conn, made, table, given)
         states = catalogue.states(conn)
         state = states[installed_name(spec, projection)]
         target = Target(
             spec, projection, Store(conn, projection, state.schema), state, f"{quoted(states[EVENTS].schema)}.decoded"
         )
-        target.store.load({"": [(name, (key,))]})
-        row = target.store.held[name][(key,)]
+        target.store.load({"": [(name, key)]})
+        row = target.store.held[name][key]
         if row is None:
-            raise UserError(f"KEY {key!r}: {table} has no such row", 1)
+            raise UserError(f"KEY {' '.join(given)!r}: {table} has no such row", 1)
         scopes = None if projection.scope is None else [row[projection.scope]]
-        skip = catalogue.discarded(conn, state.name)
+        # What was left out, and what waits behind an event that could not be applied, has changed no row.
+        skip = catalogue.discarded(conn, state.name) | catalogue.parked_events(conn, state.name)
         stored = stored_events(conn, target, scopes, state.position)
-        found = steps(projection, name, (key,), (e for e in stored if (e.position, e.event_index) not in skip))
+        found = steps(projection, name, key, (e for e in stored if (e.position, e.event_index) not in skip))
     hidden = {f for r in projection.redactions if r.table == name and row.get(r.flag) for f in r.fields}
     for step in found:
         for column in hidden & step.changes.keys():

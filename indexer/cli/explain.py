@@ -15,7 +15,9 @@ def register(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("table", metavar="TABLE", help="such as voting.questions")
-    parser.add_argument("key", metavar="KEY", help="the row's key, an address")
+    parser.add_argument(
+        "key", metavar="KEY", nargs="+", help="the row's key: an address, or a value for each column of the key"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(func=run)
 
@@ -28,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     settings, specs = prepared(args)
     steps = explain(settings.need_database(), specs, args.table, args.key)
     if args.json:
-        print(document({"table": args.table, "key": args.key, "steps": [dataclasses.asdict(s) for s in steps]}))
+        print(
+            document({"table": args.table, "key": " ".join(args.key), "steps": [dataclasses.asdict(s) for s in steps]})
+        )
         return 0
     for step in steps:
         print(f"slot {step.slot}  {step.time or '-'}  {step.event}  {step.signature}")

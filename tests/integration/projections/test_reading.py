@@ -9,10 +9,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from programs.errors import UserError
-from projections import bootstrap
+from projections import bootstrap, catalogue, dead_letters
+from projections.decoding import ProgramSpec
 from projections.explain import explain
+from projections.model import PROVENANCE, Event, Projection, Rows
 from projections.rebuild import rebuild
 from projections.reconcile import reconcile
 from projections.worker import Worker
@@ -101,10 +104,83 @@ def test_the_reader_role_reads_views_and_nothing_else(chain: Any) -> None:
 
 
 def test_a_row_is_explained_by_its_events(chain: Any) -> None:
-    steps = explain(chain.dsn, chain.specs, "voting.questions", history.address("a/q0"))
+    steps = explain(chain.dsn, chain.specs, "voting.questions", [history.address("a/q0")])
     assert [s.event for s in steps] == ["QuestionCreated"] + ["VoteCast"] * 50
     assert steps[-1].changes == {"tallies": ([49, 0], [50, 0]), "ballots_cast": (49, 50)}
     assert steps[0].made
+
+
+def test_the_steps_lead_to_the_row_as_it_is(chain: Any) -> None:
+    """Of every row: also where an event does not decode and what comes behind it waits, and after one was left out."""
+    broken = history.CODEC.encode_event(*history.question("b", 0))[:60]
+    chain.seal(
+        history.transaction(60, 0, history.community("b"), history.community("c")),
+        history.transaction(61, 0, broken),
+        history.transaction(62, 0, history.renamed("b", "later"), history.renamed("c", "moved")),
+        history.transaction(63, 0, history.vote("a", 0, "hidden", 1, [50, 1], anonymous=True)),
+    )
+    follow(chain)
+    _explained(chain)
+    assert _last_step(chain, "b") == "CommunityCreated"
+    dead_letters.discard(chain.dsn, chain.specs, dead_letters.listed(chain.dsn)[0].id, "truncated by hand")
+    _explained(chain)
+    assert _last_step(chain, "b") == "CommunityUpdated"
+
+
+def _last_step(chain: Any, community: str) -> str:
+    return explain(chain.dsn, chain.specs, "voting.communities", [history.address(community)])[-1].event
+
+
+def _explained(chain: Any) -> None:
+    (projection,) = chain.specs[0].projections
+    with db.connect(chain.dsn) as conn:
+        schema = catalogue.states(conn)["voting.voting"].schema
+        for table in projection.tables:
+            key = next(iter(table.primary_key.columns)).name
+            cursor = conn.execute(f"SELECT * FROM {schema}.{table.name}")
+            names = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+            # The first and the last ones stand for fifty votes that are alike.
+            for row in [*rows[:2], *rows[-3:]]:
+                made: dict[str, Any] = {}
+                for step in explain(chain.dsn, chain.specs, f"voting.{table.name}", [row[key]]):
+                    made = {**made, **{name: new for name, (_, new) in step.changes.items()}}
+                hidden = {"voter"} if row.get("anonymous_ever") else set()
+                assert {n: made.get(n) for n in row.keys() - set(PROVENANCE) - hidden} == {
+                    n: row[n] for n in row.keys() - set(PROVENANCE) - hidden
+                }
+
+
+def test_a_row_of_several_columns_or_of_a_number_is_found_by_its_key(db: str) -> None:
+    table = sa.Table(
+        "places", sa.MetaData(), sa.Column("community", sa.Text, primary_key=True), sa.Column("id", sa.Numeric(20, 0), primary_key=True),
+        sa.Column("name", sa.Text),
+    )  # fmt: skip
+    projection = Projection(name="places", version=1, tables=(table,), scope="community")
+
+    @projection.on("CommunityCreated", places="community,id")
+    def created(rows: Rows, event: Event) -> None:
+        rows.places.put(event.data["community"], event.data["id"], name=event.data["settings"]["name"])
+
+    made = history.Ledger(db)
+    spec = made.spec()
+    specs = (ProgramSpec(spec.name, spec.address, spec.program_id, spec.idl, (projection,)),)
+    bootstrap.ensure(db, specs)
+    made.seal(history.transaction(2, 0, history.community("a")))
+    made.worker = Worker(db, specs)
+    follow(made)
+    address = history.address("a")
+    (step,) = explain(db, specs, "voting.places", [address, str(2**64 - 1)])
+    assert (step.event, step.changes["name"], step.changes["id"]) == (
+        "CommunityCreated",
+        (None, "a"),
+        (None, 2**64 - 1),
+    )
+    wanted = r"the key of voting\.places is community \(text\), id \(numeric\(20, 0\)\)"
+    for key, code in (([address], 2), ([address, "x"], 2), ([address, "5"], 1)):
+        with pytest.raises(UserError, match=wanted if code == 2 else "no such row") as refused:
+            explain(db, specs, "voting.places", key)
+        assert refused.value.exit_code == code
 
 
 class Node:

@@ -223,6 +223,7 @@ def test_what_is_declared_rightly_is_taken() -> None:
     views = {"v": "SELECT '{{' AS brace, key FROM {things} WHERE key LIKE '%'"}
     tables = (_HIDDEN, _table("größe", sa.Column("Größe", sa.Text(collation="C"), index=True, default="")))
     Projection(name="p", version=1, tables=tables, views=views, redactions=(_HIDING,))
+    Projection(name="p", version=1, tables=(_table("a", sa.Column("room", sa.String(44))),), scope="room")
 
 
 _TYPES: list[tuple[Any, Any, Any]] = [
