@@ -18,6 +18,10 @@ from projections.store import Store, query, quoted
 from projections.views import installed_name
 from schema import db
 
+LISTED_MAX = 10_000
+# Decoded again at a time.
+_AGAIN_ROWS = 2_000
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:
@@ -46,8 +50,8 @@ _SELECT = (
 )
 
 
-def listed(dsn: str, *, resolved: bool = False, limit: int = 10_000) -> list[Letter]:
-    """The open letters in chain order of arrival; the resolved ones too when asked."""
+def listed(dsn: str, *, resolved: bool = False, limit: int = LISTED_MAX) -> list[Letter]:
+    """The open letters in chain order of arrival, at most `limit`; the resolved ones too when asked."""
     with db.connect(dsn) as conn:
         where = "" if resolved else " WHERE resolved_at IS NULL"
         return [
@@ -153,31 +157,33 @@ def _refold(conn: Conn, specs: Sequence[ProgramSpec], spec: ProgramSpec, project
         catalogue.save(conn, replace(state, revision=state.revision + 1))
 
 
-def _store_decodable(conn: Conn, decoder: Decoder, spec: ProgramSpec, name: str, schema: str) -> int:
+def _store_decodable(conn: Conn, decoder: Decoder, spec: ProgramSpec, name: str, schema: str) -> None:
     """Events that decode now go to the decoded events, where the fold reads them."""
-    rows = conn.execute(
+    statement = (
         "SELECT l.position, l.slot, t.transaction_index, l.event_index, l.signature, t.block_time, l.raw FROM ledger.dead_letters l"
         " JOIN ledger.transactions t ON t.slot = l.slot AND t.position = l.position WHERE l.projection = %s AND l.raw IS NOT NULL AND"
         f" l.resolved_at IS NULL AND NOT EXISTS (SELECT FROM {quoted(schema)}.decoded d WHERE d.position = l.position AND"
-        " d.event_index = l.event_index)",
-        (name,),
-    ).fetchall()
-    fresh = []
-    for position, slot, index, number, signature, block_time, raw in rows:
-        again = decoder.again(spec.address, slot, bytes(raw))
-        if not isinstance(again, str):
-            place = (position, slot, index, number, base58.encode(bytes(signature)))
-            fresh.append(Event(*place, block_time, spec.address, again[0], again[1]))  # type: ignore[arg-type]
-    write_decoded(conn, schema, fresh)
-    # The letter may outlive its transaction by a moment: what died is marked so from the first.
-    conn.execute(
-        query(
-            f"UPDATE {quoted(schema)}.decoded d SET retracted = true FROM ledger.retractions r WHERE d.position = ANY(%s)"
-            " AND r.position = d.position"
-        ),
-        ([event.position for event in fresh],),
+        " d.event_index = l.event_index)"
     )
-    return len(fresh)
+    # A program whose IDL did not fit has as many letters as events.
+    with conn.cursor(name="letters_that_decode") as cursor:
+        cursor.execute(query(statement), (name,))
+        while rows := cursor.fetchmany(_AGAIN_ROWS):
+            fresh = []
+            for position, slot, index, number, signature, block_time, raw in rows:
+                again = decoder.again(spec.address, slot, bytes(raw))
+                if not isinstance(again, str):
+                    place = (position, slot, index, number, base58.encode(bytes(signature)))
+                    fresh.append(Event(*place, block_time, spec.address, again[0], again[1]))  # type: ignore[arg-type]
+            write_decoded(conn, schema, fresh)
+            # The letter may outlive its transaction by a moment: what died is marked so from the first.
+            conn.execute(
+                query(
+                    f"UPDATE {quoted(schema)}.decoded d SET retracted = true FROM ledger.retractions r WHERE d.position = ANY(%s)"
+                    " AND r.position = d.position"
+                ),
+                ([event.position for event in fresh],),
+            )
 
 
 def _decode_again(conn: Conn, specs: Sequence[ProgramSpec], spec: ProgramSpec) -> None:

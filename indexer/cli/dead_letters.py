@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             print("nothing is parked", file=sys.stderr)
+        if len(letters) == dead_letters.LISTED_MAX:
+            print(f"these are the first {len(letters):,}; there may be more", file=sys.stderr)
         return 1 if any(x.resolved_at is None for x in letters) else 0
     if args.verb == "show":
         letter = dataclasses.asdict(dead_letters.shown(dsn, args.id))
