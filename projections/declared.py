@@ -135,6 +135,18 @@ def wrong_views(views: Mapping[str, str], tables: Sequence[sa.Table]) -> str | N
     return None
 
 
+def wrong_accounts(accounts: Mapping[str, object], tables: Sequence[sa.Table]) -> str | None:
+    """What hinders rows from being compared with accounts."""
+    for table in tables if accounts else ():
+        keys = list(table.primary_key.columns)
+        if len(keys) != 1 or not isinstance(keys[0].type, sa.String):
+            return (
+                f"table {table.name}: rows are compared with accounts by address, so the key is one column of sa.Text;"
+                " make such a table a projection of its own, or leave accounts out"
+            )
+    return None
+
+
 def wrong_redaction(redaction: _Redaction, tables: Sequence[sa.Table]) -> str | None:
     """What is wrong with a redaction: it would hide nothing, or too much."""
     table = next((t for t in tables if t.name == redaction.table), None)

@@ -219,6 +219,7 @@ class Projection:
         problems = [
             declared.wrong_tables(self.tables, self.scope, PROVENANCE),
             declared.wrong_views(self.views, self.tables),
+            declared.wrong_accounts(self.accounts, self.tables),
             *(declared.wrong_redaction(redaction, self.tables) for redaction in self.redactions),
         ]
         for problem in problems:

@@ -53,7 +53,7 @@ _RETRY_CODES = frozenset({429, -32029, -32005, -32016})
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field in which the table and the chain disagree; field '' is the row or the account as a whole."""
+    """A field in which the table and the chain disagree; field '' is the row or the account as a whole. `scope` is None where it is not known."""
 
     projection: str
     table: str
@@ -62,6 +62,7 @@ class Difference:
     in_table: Any
     on_chain: Any
     updated_slot: int | None
+    scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ def _folded(conn: Conn, spec: ProgramSpec, projection: Projection, slot: int, sc
     state = states[installed_name(spec, projection)]
     decoded = f"{quoted(states[EVENTS].schema)}.decoded"
     target = Target(spec, projection, Store(conn, projection, state.schema), state, decoded)
-    skip = catalogue.discarded(conn, state.name)
+    skip = catalogue.discarded(conn, state.name) | catalogue.parked_events(conn, state.name)
     store = MemoryStore(projection)
     stopped: set[str] = set()
     batch = []
@@ -322,7 +323,7 @@ class Comparison:
     undecodable: int = 0
     _found: list[Difference] = field(default_factory=list)
     # Which account a row must have. Its fields are decoded when the row comes: all at once would be many times the accounts' bytes.
-    _wanted: dict[tuple[str, Key], str] = field(default_factory=dict)
+    _wanted: dict[tuple[str, Key], tuple[str, str | None]] = field(default_factory=dict)
     _name: str = ""
 
     def __post_init__(self) -> None:
@@ -337,38 +338,60 @@ class Comparison:
                 continue
             expectation = self.projection.accounts.get(decoded.name)
             if expectation is not None:
-                table, key, _ = expectation(address, clean(decoded.data))
-                self._wanted[table, key] = address
+                table, key, row = expectation(address, clean(decoded.data))
+                self._wanted[table, key] = address, row.get(self.projection.scope or "")
 
     def row(self, table: str, row: Row) -> None:
         """Compare a row with its account."""
         self.rows += 1
         (column,) = [c.name for c in next(t for t in self.projection.tables if t.name == table).primary_key.columns]
         key = (row[column],)
-        address = self._wanted.pop((table, key), None)
-        gone = self.projection.gone(table, row)
+        address, _ = self._wanted.pop((table, key), (None, None))
+        gone, scope = self.projection.gone(table, row), row.get(self.projection.scope or "")
         if address is None:
             if not gone:
-                self._differs(table, str(key[0]), "", "row", MISSING, row["updated_slot"])
+                self._differs(table, str(key[0]), "", "row", MISSING, row["updated_slot"], scope)
             return
         if gone:
-            self._differs(table, address, "", row.get("status"), "account", None)
+            self._differs(table, address, "", row.get("status"), "account", None, scope)
             return
         decoded = self.spec.codec_at(self.slot).decode_account(self.accounts[address])
         _, _, expected = self.projection.accounts[decoded.name](address, clean(decoded.data))
         for name, value in expected.items():
             if row[name] != value:
-                self._differs(table, address, name, row[name], value, row["updated_slot"])
+                self._differs(table, address, name, row[name], value, row["updated_slot"], scope)
 
     def finish(self) -> list[Difference]:
         """All differences: accounts without a row come last."""
-        for (table, _), address in self._wanted.items():
-            self._differs(table, address, "", MISSING, "account", None)
+        for (table, _), (address, scope) in self._wanted.items():
+            self._differs(table, address, "", MISSING, "account", None, scope)
         self._wanted.clear()
         return self._found
 
-    def _differs(self, table: str, key: str, name: str, in_table: Any, on_chain: Any, updated: int | None) -> None:
-        self._found.append(Difference(self._name, table, key, name, in_table, on_chain, updated))
+    def _differs(
+        self,
+        table: str,
+        key: str,
+        name: str,
+        in_table: Any,
+        on_chain: Any,
+        updated: int | None,
+        scope: str | None = None,
+    ) -> None:
+        self._found.append(Difference(self._name, table, key, name, in_table, on_chain, updated, scope))
+
+
+def _waiting(conn: Conn, name: str) -> set[str]:
+    """The scopes of a projection in which events are parked; '' among them where one may be of any."""
+    found = conn.execute(
+        "SELECT DISTINCT coalesce(scope, '') FROM ledger.dead_letters WHERE projection = %s AND resolved_at IS NULL",
+        (name,),
+    )
+    return {scope for (scope,) in found}
+
+
+def _is_behind(difference: Difference, waiting: set[str]) -> bool:
+    return bool(waiting) and (difference.scope is None or "" in waiting or difference.scope in waiting)
 
 
 def _remedy(
@@ -379,8 +402,8 @@ def _remedy(
         return None
     if undecodable:
         return "accounts do not decode: the IDL is not the program's; fetch or mend it (indexer idl check), then indexer rebuild"
-    row = conn.execute("SELECT count(*) FROM ledger.dead_letters WHERE resolved_at IS NULL").fetchone()
-    if row is not None and row[0]:
+    waiting = {name: _waiting(conn, name) for name in {difference.projection for difference in found}}
+    if any(_is_behind(difference, waiting[difference.projection]) for difference in found):
         return "events are parked: indexer dead-letters list, mend the cause, indexer dead-letters retry"
     from projections.rebuild import rebuild
 

@@ -268,6 +268,29 @@ def test_a_field_that_differs_from_the_chain_is_named(chain: Any, at_once: None)
     assert report.remedy == "the ledger lacks transactions: indexer replay --from-slot 2"
 
 
+def test_a_dead_letter_is_the_remedy_only_where_it_stops_what_differs(chain: Any, at_once: None) -> None:
+    """An event of another community is parked, and a row of this one was changed by hand: it is to be rebuilt."""
+    chain.seal(history.transaction(53, 0, history.CODEC.encode_event(*history.question("elsewhere", 0))[:60]))
+    follow(chain)
+    with db.connect(chain.dsn) as conn:
+        assert conn.execute("SELECT scope FROM ledger.dead_letters").fetchall() == [(history.address("elsewhere"),)]
+        schema = catalogue.states(conn)["voting.voting"].schema
+        conn.execute(f"UPDATE {schema}.votes SET revealed = true WHERE vote = %s", (history.address("a/q0/w7"),))
+    node = Node(53, accounts_after(50))
+    try:
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
+        assert [(d.field, d.scope) for d in report.differences] == [("revealed", history.address("a"))]
+        assert report.remedy == "the tables are not what the ledger says: indexer rebuild voting.voting"
+        chain.seal(history.transaction(54, 0, history.CODEC.encode_event(*history.question("a", 1))[:60]))
+        follow(chain)
+        node.slot = 54
+        report = reconcile(chain.dsn, chain.specs, (node.url,), timeout_s=60)
+        assert report.remedy is not None
+        assert report.remedy.startswith("events are parked: ")
+    finally:
+        node.close()
+
+
 def test_rows_that_went_on_after_the_accounts_slot_are_compared_as_they_were(chain: Any, at_once: None) -> None:
     # The tables hold fifty votes; the node speaks of slot 32, when there were thirty: nothing is wrong.
     node = Node(32, accounts_after(30))

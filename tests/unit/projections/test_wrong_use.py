@@ -192,6 +192,10 @@ _DECLARED: list[tuple[dict[str, Any], str]] = [
         "event_field='vote' is not the table's key",
     ),
     ({"tables": (_HIDDEN,), "redactions": (dataclasses.replace(_HIDING, fields=()),)}, "no fields; name what is hidden"),
+    (
+        {"tables": (sa.Table("a", sa.MetaData(), sa.Column("n", sa.BigInteger, primary_key=True)),), "accounts": {"A": None}},
+        "table a: rows are compared with accounts by address, so the key is one column of sa.Text",
+    ),
     ({"tables": _x(sa.BigInteger, default="1")}, "default='1' does not fit; give an int from"),
     ({"tables": _x(sa.Text, default=5)}, "default=5 does not fit; give a str"),
     ({"tables": _x(sa.Enum("a", "b", name="e"))}, "an Enum needs a type of its own in the database; use sa.Text"),
