@@ -13,6 +13,13 @@ from projections.decoding import ProgramSpec
 from projections.model import clean
 
 _ROWS_MAX = 500
+# Of the accounts' data in one transaction, but one account at least: it may hold 10 MiB, and decoded it takes many times that.
+_BYTES_MAX = 8 << 20
+_NEW = (
+    "SELECT id, program, slot, pubkey, lamports, owner, data, closed FROM (SELECT u.*, coalesce(sum(octet_length(data)) OVER (ORDER BY id ROWS"
+    " BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before FROM (SELECT * FROM ledger.account_updates WHERE id > %s ORDER BY id LIMIT %s) u) u"
+    " WHERE before < %s ORDER BY id"
+)
 _UPSERT = (
     "INSERT INTO projections.accounts AS a (address, program, program_id, slot, name, data, lamports, owner, closed, error,"
     " created_slot) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (address) DO UPDATE SET slot = excluded.slot,"
@@ -27,11 +34,7 @@ def follow(conn: Conn, specs: Sequence[ProgramSpec]) -> bool:
     with conn.transaction():
         row = conn.execute("SELECT id FROM projections.account_cursor FOR UPDATE").fetchone()
         assert row is not None, "made with the table"
-        found = conn.execute(
-            "SELECT id, program, slot, pubkey, lamports, owner, data, closed FROM ledger.account_updates WHERE id > %s"
-            " ORDER BY id LIMIT %s",
-            (row[0], _ROWS_MAX),
-        ).fetchall()
+        found = conn.execute(_NEW, (row[0], _ROWS_MAX, _BYTES_MAX)).fetchall()
         if not found:
             return False
         values = []

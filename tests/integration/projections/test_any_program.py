@@ -29,7 +29,7 @@ from programs.errors import UserError
 from programs.idl import load_idl
 from programs.registry import IdlVersion, ProgramRegistry, merged
 from programs.transaction import from_rpc
-from projections import bootstrap, catalogue
+from projections import accounts, bootstrap, catalogue
 from projections.worker import Worker
 from schema import db as database
 from schema import lease, ledger
@@ -92,6 +92,26 @@ def rows(dsn: str, statement: Any, *values: Any) -> list[tuple[Any, ...]]:
 
 def clean(value: Any) -> Any:
     return json.loads(json.dumps(value).replace("\\u0000", "\\ufffd"))
+
+
+def test_large_accounts_are_mirrored_a_few_at_a_time(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five hundred accounts of ten megabytes would be taken at once otherwise."""
+    number = fill(db, "amm")
+    spec = bootstrap.spec("amm", five.program("amm"), number, load_idl((five.FOLDER / "amm.json").read_bytes()), ())
+    bootstrap.ensure(db, (spec,))
+    owner, (_, _, data, _) = address_bytes(five.program("amm")), five.accounts("amm")[0]
+
+    async def append(conn: Any, held: Any) -> None:
+        updates = [ledger.AccountUpdate(number, 9, bytes([n]) * 32, 1, owner, data, False, 0) for n in range(7)]
+        await ledger.append_account_updates(conn, held, updates)
+
+    write(db, append)
+    monkeypatch.setattr(accounts, "_BYTES_MAX", len(data) + 1)
+    taken = []
+    with database.connect(db) as conn:
+        while accounts.follow(conn, (spec,)):
+            taken += conn.execute("SELECT count(*) FROM events.accounts").fetchall()
+    assert taken == [(2,), (4,), (6,), (8,)]
 
 
 def test_a_view_of_somebody_else_is_not_replaced(db: str) -> None:
