@@ -12,11 +12,11 @@ from programs.idl import Idl
 from programs.registry import ProgramRegistry
 from projections import catalogue
 from projections.catalog import resolve
-from projections.catalogue import EVENTS, Conn, State, schema_of
+from projections.catalogue import EVENTS, Conn, ScopeField, State, schema_of
 from projections.decoding import ProgramSpec
 from projections.model import Projection
 from projections.store import create_indexes, query
-from projections.views import installed_name, make_tables, refused, replace_views
+from projections.views import installed_name, is_short, make_tables, refused, replace_views
 from schema import db
 
 # Enough for every reader to end a query of ordinary length between two attempts.
@@ -69,9 +69,15 @@ def events_version(specs: Sequence[ProgramSpec]) -> str:
     return ",".join(sorted(f"{s.address}:{s.digest}" for s in specs))
 
 
-def scopes(specs: Sequence[ProgramSpec]) -> list[str]:
+def scopes(specs: Sequence[ProgramSpec]) -> list[ScopeField]:
     """The fields by which events are folded anew."""
-    return sorted({p.scope for s in specs for p in s.projections if p.scope is not None})
+    found = {}
+    for spec in specs:
+        for scope in sorted({p.scope for p in spec.projections if p.scope is not None}):
+            layouts = [spec.codec.layout("event", layout.name) for layout in spec.idl.events]
+            short = all(is_short(layout, scope) for layout in layouts)
+            found[spec.program_id, scope] = ScopeField(scope, spec.address, spec.program_id, short)
+    return [*found.values()]
 
 
 def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:

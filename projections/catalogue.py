@@ -91,23 +91,50 @@ def create_decoded(conn: Conn, schema: str) -> None:
     conn.execute(query(_DECODED.replace("{0}", quoted(schema))))
 
 
-def index_decoded(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class ScopeField:
+    """A field by which a program's events are folded anew. `short`: its values fit an index whole, as addresses and numbers do."""
+
+    field: str
+    program: str
+    program_id: int
+    short: bool
+
+
+def index_decoded(conn: Conn, schema: str, scopes: Sequence[ScopeField]) -> None:
     """Its indexes, with one for each field by which scopes are folded anew; after a rebuild's rows, since that is cheaper."""
     conn.execute(query(_DECODED_INDEXES.replace("{0}", quoted(schema))))
     ensure_scope_indexes(conn, schema, scopes)
     conn.execute(query(f"ANALYZE {quoted(schema)}.decoded"))
 
 
-def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[str]) -> None:
-    """An index for each scope field."""
+def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[ScopeField]) -> None:
+    """An index for each scope field, over the events of its program alone: another one's field of the same name may hold whatever its users write,
+    text that no index takes too."""
     for scope in scopes:
+        number = str(scope.program_id)
+        name = f"decoded_by_{scope.field}"[: 60 - len(number)] + f"_{number}"
         # IF NOT EXISTS locks the table before it looks: a standby that starts would wait for the leader's open transaction.
         known = "SELECT FROM pg_indexes WHERE schemaname = %s AND tablename = 'decoded' AND indexname = %s"
-        if conn.execute(known, (schema, f"decoded_by_{scope}"[:60])).fetchone() is not None:
-            continue
-        statement = "CREATE INDEX IF NOT EXISTS {} ON {}.decoded ((data ->> {}), slot, transaction_index, event_index)"
-        name = sql.Identifier(f"decoded_by_{scope}"[:60])
-        conn.execute(sql.SQL(statement).format(name, sql.Identifier(schema), sql.Literal(scope)))
+        if conn.execute(known, (schema, name)).fetchone() is None:
+            form = (
+                "((data ->> {field}), slot, transaction_index, event_index)"
+                if scope.short
+                else "USING hash ((data ->> {field}))"
+            )
+            statement = "CREATE INDEX IF NOT EXISTS {name} ON {schema}.decoded " + form + " WHERE program = {program}"
+            conn.execute(
+                sql.SQL(statement).format(
+                    name=sql.Identifier(name),
+                    schema=sql.Identifier(schema),
+                    field=sql.Literal(scope.field),
+                    program=sql.Literal(scope.program),
+                )
+            )
+        # It was over all programs' events once.
+        before = f"decoded_by_{scope.field}"[:60]
+        if before != name and conn.execute(known, (schema, before)).fetchone() is not None:
+            conn.execute(query(f"DROP INDEX {quoted(schema)}.{quoted(before)}"))
 
 
 def new_generation(conn: Conn, name: str, version: str, state: str) -> int:

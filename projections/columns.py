@@ -21,7 +21,8 @@ _JSON = frozenset({dict, list, str, int, float, bool})
 class Accepts:
     """The types that a column takes, exactly these; `refuses` looks at the value of one of them, where `looks` says so.
 
-    plain_text: any str will do. low, high: bounds of an int. nested: a list or dict may hold text. utc: a time with a zone.
+    plain_text: any str will do. low, high: bounds of an int. nested: a list or dict may hold text. utc: a time with a zone. longest: so many bytes of
+    text or bytes fit the indexes that the column stands in; 0 where it stands in none.
     """
 
     name: str
@@ -34,8 +35,19 @@ class Accepts:
     looks: bool = True
     nested: bool = True
     utc: bool = False
+    longest: int = 0
+
+    def too_long(self, value: Any) -> bool:
+        """Whether an index could not hold it."""
+        if not self.longest or len(value) <= self.longest // UTF8_BYTES_MAX:
+            return False
+        return len(value.encode(errors="replace") if isinstance(value, str) else value) > self.longest
 
 
+UTF8_BYTES_MAX = 4
+# A third of a page, which is the most that PostgreSQL keeps of a row in an index, less what it needs itself. How well a value can be compressed does
+# not count: it must not depend on that whether a row can be had.
+INDEXED_BYTES_MAX = 2_600
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 # What comes back from the database as it was put. Not: what PostgreSQL pads, rounds or writes in another way, and what has to be made there first.
 _KEPT = re.compile(
@@ -75,9 +87,31 @@ def _nothing(value: Any) -> bool:
     return False
 
 
-def accepts(column: sa.Column[Any]) -> Accepts:
-    """What may be put into the column."""
+def _longest(column: sa.Column[Any], indexed: bool) -> int:
+    """Of text and bytes: the bytes that fit every index that the column stands in; shared evenly where it stands there with others."""
+    if not isinstance(column.type, sa.String | sa.LargeBinary) or column.table is None:
+        return 0
+    long = [c for c in column.table.c if isinstance(c.type, sa.String | sa.LargeBinary)]
+    sets = [[c for c in long if c.primary_key], *([c for c in long if _stands_in(c, i)] for i in column.table.indexes)]
+    if indexed:
+        sets.append([column])
+    return min((INDEXED_BYTES_MAX // len(each) for each in sets if column in each), default=0)
+
+
+def _stands_in(column: sa.Column[Any], index: sa.Index) -> bool:
+    # An expression that was given as text says no columns, but it names them.
+    return any(
+        column is each or re.search(rf"\b{re.escape(column.name)}\b", str(each)) is not None
+        for each in index.expressions
+    )
+
+
+def accepts(column: sa.Column[Any], indexed: bool = False) -> Accepts:
+    """What may be put into the column. indexed: it stands in an index that is not the table's."""
     kinds, refuses, wants = _of(column.type)
+    longest = _longest(column, indexed)
+    if longest:
+        wants += f" of at most {longest:,} bytes (it is indexed)"
     nullable = bool(column.nullable) and not column.primary_key
     if nullable:
         inner = refuses
@@ -90,7 +124,7 @@ def accepts(column: sa.Column[Any]) -> Accepts:
     nested = isinstance(kind, sa.JSON) or (isinstance(kind, sa.ARRAY) and not isinstance(kind.item_type, sa.Integer))
     low, high = _range(kind) if isinstance(kind, sa.Integer) else (0, -1)
     utc = isinstance(kind, sa.DateTime) and bool(kind.timezone)
-    return Accepts(column.name, kinds, refuses, wants, plain, low, high, refuses is not _nothing, nested, utc)
+    return Accepts(column.name, kinds, refuses, wants, plain, low, high, refuses is not _nothing, nested, utc, longest)
 
 
 def _range(kind: sa.Integer) -> tuple[int, int]:

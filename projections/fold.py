@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from projections.columns import INDEXED_BYTES_MAX
 from projections.model import Event, Handler, Key, Projection, Row, Rows
 
 UNDECODABLE = "undecodable"
@@ -96,7 +97,7 @@ def fold(
     parked: list[Parked] = []
     for event, handler, mine, wrong in batch:
         if isinstance(event, Poison):
-            scope = projection.scope_of_raw(event.raw) or ""
+            scope = _short(projection.scope_of_raw(event.raw) or "")
             parked.append(_parked(event, scope, UNDECODABLE, event.error, event.raw))
             if scope:
                 parked_scopes.add(scope)
@@ -111,11 +112,16 @@ def fold(
                 raise ValueError(wrong)
             apply(handler, event, mine)
         except Exception as error:
-            scope = projection.scope_of(event.data) or ""
+            scope = _short(projection.scope_of(event.data) or "")
             parked.append(_parked(event, scope, HANDLER, wrong or _line(error), b""))
             if scope:
                 parked_scopes.add(scope)
     return parked
+
+
+def _short(scope: str) -> str:
+    """A scope that an index holds. No row has a longer one, so nothing of it can be out of order, and nothing has to wait."""
+    return scope if len(scope.encode(errors="replace")) <= INDEXED_BYTES_MAX else ""
 
 
 def _parked(event: Event | Poison, scope: str, reason: str, error: str, raw: bytes) -> Parked:

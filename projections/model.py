@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 
 from projections import declared
-from projections.columns import Accepts, accepts
+from projections.columns import UTF8_BYTES_MAX, Accepts, accepts
 from projections.purity import impurity
 from projections.shapes import Shape
 
@@ -121,7 +121,11 @@ class _Wanted:
                 ) from None
             if value is None:
                 return None
-            if value.__class__ not in column.kinds or column.refuses(value):
+            if (
+                value.__class__ not in column.kinds
+                or column.refuses(value)
+                or (column.longest and column.too_long(value))
+            ):
                 raise ProjectionError(
                     f"{event.name}: the field {path!r} is {_shown(value)}, no key for {self.table}.{column.name}; "
                     f"name a field that is {column.wants}"
@@ -166,7 +170,10 @@ def _plain_keys(wanted: Sequence[_Wanted]) -> Callable[[Any], list[tuple[str, Ke
     if not all(len(w.paths) == 1 and w.columns[0].plain_text and "." not in w.paths[0] for w in wanted):
         return lambda data: None
     reads = "".join(f"v{place} = data[{w.paths[0]!r}]; " for place, w in enumerate(wanted))
-    checks = " and ".join(f"v{place}.__class__ is str" for place in range(len(wanted))) or "True"
+    short = [w.columns[0].longest // UTF8_BYTES_MAX for w in wanted]
+    checks = (
+        " and ".join(f"v{place}.__class__ is str and len(v{place}) <= {n}" for place, n in enumerate(short)) or "True"
+    )
     made = ", ".join(f"({w.table!r}, (v{place},))" for place, w in enumerate(wanted))
     scope: dict[str, Any] = {}
     exec(
@@ -382,10 +389,16 @@ class TableRows:
             if kind is str and column.plain_text:
                 # An event's data is clean already; text that a handler made itself can hold one.
                 if "\x00" in value:
-                    values[name] = value.replace("\x00", "\ufffd")
+                    value = values[name] = value.replace("\x00", "\ufffd")
+                if column.longest and column.too_long(value):
+                    raise ProjectionError(f"{self._name}.{name}: {_shown(value)} is too long; give {column.wants}")
             elif kind is int and column.low <= value <= column.high:
                 pass
-            elif kind not in column.kinds or (column.looks and column.refuses(value)):
+            elif (
+                kind not in column.kinds
+                or (column.looks and column.refuses(value))
+                or (column.longest and value is not None and column.too_long(value))
+            ):
                 raise ProjectionError(f"{self._name}.{name}: {_shown(value)} does not fit; give {column.wants}")
             elif column.nested and (kind is list or kind is dict or kind is str):
                 values[name] = clean(value)
@@ -412,7 +425,8 @@ class Rows:
     ) -> None:
         self._now = _Now()
         self._tables = {
-            t.name: TableRows(_shape(t), held[t.name], changed[t.name], self._now) for t in projection.tables
+            t.name: TableRows(_shape(t, projection.scope), held[t.name], changed[t.name], self._now)
+            for t in projection.tables
         }
         # Found as attributes without the detour over __getattr__.
         self.__dict__.update({n: t for n, t in self._tables.items() if not n.startswith("_") and n != "apply"})

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from projections.columns import Accepts, accepts
+from projections.columns import UTF8_BYTES_MAX, Accepts, accepts
 
 _Row: TypeAlias = dict[str, Any]
 # Key, values, slot and signature to the whole row; row before, values, slot and signature to the row after.
@@ -28,9 +28,9 @@ class Shape:
 
     __slots__ = ("_puts", "_updates", "columns", "empty", "key", "keys", "name", "required")
 
-    def __init__(self, table: sa.Table) -> None:
+    def __init__(self, table: sa.Table, scope: str | None = None) -> None:
         self.name = table.name
-        self.columns = {c.name: accepts(c) for c in table.c}
+        self.columns = {c.name: accepts(c, c.name == scope) for c in table.c}
         self.empty = {c.name: _empty(c) for c in table.c}
         self.key = tuple(c.name for c in table.primary_key.columns)
         self.keys = frozenset(self.key)
@@ -111,7 +111,8 @@ def _checks(columns: list[Accepts], scope: dict[str, Any]) -> list[str]:
 
 def _condition(value: str, place: int, column: Accepts, scope: dict[str, Any]) -> str:
     if column.plain_text:
-        return f"{value}.__class__ is str and '\\0' not in {value}"
+        short = f" and len({value}) <= {column.longest // UTF8_BYTES_MAX}" if column.longest else ""
+        return f"{value}.__class__ is str and '\\0' not in {value}{short}"
     if column.low <= column.high:
         return f"{value}.__class__ is int and {column.low} <= {value} <= {column.high}"
     if column.utc:
@@ -120,6 +121,8 @@ def _condition(value: str, place: int, column: Accepts, scope: dict[str, Any]) -
     parts = [f"{value}.__class__ in k{place}"]
     if column.looks:
         parts.append(f"not r{place}({value})")
+    if column.longest:
+        parts.append(f"len({value}) <= {column.longest // UTF8_BYTES_MAX}")
     if column.nested:
         # Text inside may have to be cleaned.
         parts.append(f"{value}.__class__ not in (list, dict, str)")

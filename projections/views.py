@@ -150,6 +150,19 @@ def fields_of(layout: Node | None) -> list[tuple[str, str]] | None:
     return [(str(member.name), _sql_type(member.node)) for member in body.values]
 
 
+def is_short(layout: Node | None, field: str) -> bool:
+    """Whether an event's field of this name, if it has one, is an address, a number or a flag: never more than a few dozen characters."""
+    body = _body(layout)
+    if not isinstance(body, Record) or body.shape == "tuple":
+        return True
+    for member in body.values:
+        if str(member.name) == field:
+            inner = _body(member.node)
+            inner = _body(inner.inner) if isinstance(inner, Option) else inner
+            return isinstance(inner, Scalar)
+    return True
+
+
 def _body(node: Node | None) -> Node | None:
     while isinstance(node, Named):
         node = node.body

@@ -14,7 +14,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from programs.codec import compile_idl
 from programs.errors import UserError
+from programs.idl import load_idl
 from projections import bootstrap
 from projections.decoding import ProgramSpec
 from projections.fold import MemoryStore, fold
@@ -193,3 +195,93 @@ def test_what_the_server_refuses_is_said_before_any_work(db: str, options: dict[
         assert message in str(refused.value)
         assert conn.execute("SELECT count(*) FROM voting.things").fetchone() == (1,)
         assert conn.execute("SELECT count(*) FROM projections.generations WHERE state <> 'live'").fetchone() == (0,)
+
+
+def test_text_that_no_index_holds_stops_its_own_event_only(db: str) -> None:
+    """On the chain anybody may write text of kilobytes. PostgreSQL refuses it as a key, in an index, and as the scope of a dead letter: the whole
+    batch would fail, again and again."""
+    indexed = (
+        sa.Column("name", sa.Text),
+        sa.Column("room", sa.Text, nullable=False),
+        sa.Index("by_name", sa.text("lower(name)")),
+    )
+    table = sa.Table("things", sa.MetaData(), sa.Column("key", sa.Text, primary_key=True), *indexed)
+    projection = Projection(name="p", version=1, tables=(table,), scope="room")
+
+    @projection.on("CommunityCreated", things="settings.name")
+    def created(rows: Rows, event: Event) -> None:
+        settings = event.data["settings"]
+        rows.things.put(settings["name"], name=settings["description"], room="r")
+
+    chain = history.Ledger(db)
+    spec = chain.spec()
+    programmed = ProgramSpec(spec.name, spec.address, spec.program_id, spec.idl, (projection,))
+    bootstrap.ensure(db, (programmed,))
+    long = "".join(chr(0x4E00 + n * n % 5000) for n in range(2_000))
+    named = [("a", "ok"), (long, "x"), ("c", long), ("d", "x" * 1_300), (long[:800], "fits"), ("f", "\0" * 1_200)]
+    made = []
+    for slot, (name, description) in enumerate(named, 2):
+        _, data = history.community(f"c{slot}")
+        data["settings"] |= {"name": name, "description": description}
+        made.append(history.transaction(slot, 0, ("CommunityCreated", data)))
+    chain.seal(*made)
+    worker = Worker(db, (programmed,))
+    with database.connect(db) as conn:
+        while worker.step(conn):
+            pass
+        assert [s.failed for s in worker.status()] == [None, None]
+        held = conn.execute("SELECT key FROM voting.things ORDER BY created_slot").fetchall()
+        assert held == [("a",), ("d",), (long[:800],)]
+        errors = conn.execute("SELECT slot, error FROM ledger.dead_letters ORDER BY slot").fetchall()
+    assert [slot for slot, _ in errors] == [3, 4, 7]
+    assert "give a str of at most 2,600 bytes (it is indexed)" in errors[0][1].replace("name a field that is", "give")
+    assert "things.name: " in errors[1][1]
+    assert "too long; give a str of at most 2,600 bytes (it is indexed)" in errors[1][1]
+    assert rebuild(db, (programmed,), "voting.p").dead_letters == 3
+
+
+def test_a_scope_that_no_index_holds_stops_nothing(db: str) -> None:
+    """Whatever a program writes into the field by which another one's events are told apart, all events are kept."""
+    table = sa.Table("things", sa.MetaData(), sa.Column("key", sa.Text, primary_key=True), sa.Column("text", sa.Text))
+    projection = Projection(name="p", version=1, tables=(table,), scope="text")
+
+    @projection.on("Asked", things="by")
+    def asked(rows: Rows, event: Event) -> None:
+        rows.things.put(event.data["by"], text=event.data["text"])
+
+    named = {"kind": "struct", "fields": [{"name": "by", "type": "string"}, {"name": "text", "type": "string"}]}
+    idl = load_idl(
+        {
+            "address": history.PROGRAM,
+            "metadata": {"name": "asking", "version": "0.1.0", "spec": "0.1.0"},
+            "instructions": [],
+            "events": [{"name": "Asked", "discriminator": [7]}],
+            "types": [{"name": "Asked", "type": named}],
+        }
+    )
+    chain = history.Ledger(db)
+    specs = (ProgramSpec("asking", history.PROGRAM, chain.program_id, idl, (projection,)),)
+    bootstrap.ensure(db, specs)
+    long = "".join(chr(0x4E00 + n * n % 5000) for n in range(2_000))
+    codec = compile_idl(idl)
+    asks = [("a", "room"), ("b", long), ("c", "room"), ("d", long)]
+    for slot, (by, text) in enumerate(asks, 2):
+        chain.seal(history.transaction(slot, 0, codec.encode_event("Asked", {"by": by, "text": text})))
+    worker = Worker(db, specs)
+    with database.connect(db) as conn:
+        while worker.step(conn):
+            pass
+        assert [s.failed for s in worker.status()] == [None, None]
+        assert conn.execute("SELECT count(*) FROM events.decoded").fetchone() == (4,)
+        assert conn.execute("SELECT key FROM asking.things ORDER BY key").fetchall() == [("a",), ("c",)]
+        parked = conn.execute("SELECT slot, scope, reason FROM ledger.dead_letters ORDER BY slot").fetchall()
+    assert parked == [(3, "", "handler"), (5, "", "handler")]
+    # A late row of the scope folds it anew.
+    chain.late(history.transaction(3, 1, codec.encode_event("Asked", {"by": "a", "text": "room"})))
+    with database.connect(db) as conn:
+        while worker.step(conn):
+            pass
+        assert conn.execute("SELECT key, updated_slot FROM asking.things ORDER BY key").fetchall() == [
+            ("a", 3),
+            ("c", 4),
+        ]

@@ -155,3 +155,27 @@ def test_the_index_of_signatures_is_changed_where_the_table_is_there_already(db:
     assert method() == [("btree",)]
     database.upgrade(db)
     assert method() == [("hash",)]
+
+
+def test_the_index_of_a_scope_is_over_its_program_alone(db: str) -> None:
+    """Before it was over all programs: text of another one that no index holds would have stopped the decoded events of all."""
+    spec = history.Ledger(db).spec()
+    bootstrap.ensure(db, (spec,))
+    with database.connect(db) as conn:
+        schema = catalogue.states(conn)["events"].schema
+        known = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'decoded' AND indexname LIKE 'decoded_by_community%'"
+        ((name, definition),) = conn.execute(known).fetchall()
+        assert name == f"decoded_by_community_{spec.program_id}"
+        assert f"WHERE (program = '{spec.address}'::text)" in definition
+        conn.execute(
+            f"DROP INDEX {schema}.{name}; CREATE INDEX decoded_by_community ON {schema}.decoded"
+            " ((data ->> 'community'), slot, transaction_index, event_index)"
+        )
+        bootstrap.ensure(db, (spec,))
+        assert conn.execute(known).fetchall() == [(name, definition)]
+        long = "".join(chr(0x4E00 + n * n % 5000) for n in range(2_000))
+        conn.execute(
+            f"INSERT INTO {schema}.decoded (position, slot, transaction_index, event_index, signature, program, name, data)"
+            " VALUES (1, 1, 0, 0, 's', 'another', 'Said', jsonb_build_object('community', %s::text))",
+            (long,),
+        )
