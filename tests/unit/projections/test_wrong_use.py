@@ -252,6 +252,52 @@ _TYPES: list[tuple[Any, Any, Any]] = [
 ]
 
 
+_INDEXED: list[tuple[Any, Any, Any, list[Any]]] = [
+    (sa.Text(), "x" * 2_600, "x" * 2_601, [sa.Index("i", "value")]),
+    (sa.Text(), "é" * 1_300, "é" * 1_301, [sa.Index("i", "value")]),
+    (sa.Text(), "x" * 1_300, "x" * 1_301, [sa.Column("other", sa.Text), sa.Index("i", "other", "value")]),
+    (sa.Text(), "x" * 2_600, "x" * 2_601, [sa.Column("n", sa.Integer), sa.Index("i", "n", "value")]),
+    (sa.Text(), "x" * 2_600, "x" * 2_601, [sa.Index("i", sa.text("lower(value)"))]),
+    (sa.String(9_000), "x" * 2_600, "x" * 2_601, [sa.Index("i", "value")]),
+    (sa.LargeBinary(), b"x" * 2_600, b"x" * 2_601, [sa.Index("i", "value")]),
+    # What is cleaned counts as it is stored.
+    (sa.Text(), "\0" * 866, "\0" * 867, [sa.Index("i", "value")]),
+]
+
+
+@pytest.mark.parametrize(("kind", "right", "wrong", "more"), _INDEXED)
+def test_what_an_index_cannot_hold_is_refused_in_the_handler(
+    kind: Any, right: Any, wrong: Any, more: list[Any]
+) -> None:
+    projection = made(sa.Column("value", kind), *more)
+
+    @projection.on("Made", things="key")
+    def handler(rows: Rows, event: Event) -> None:
+        rows.things.put(event.data["key"], value=right if event.data["is_right"] else wrong)
+        rows.things.update(event.data["key"], value=right if event.data["is_right"] else wrong)
+
+    assert parked_for(projection, event(key="k", is_right=True)) == []
+    (error,) = parked_for(projection, event(key="k", is_right=False))
+    assert "(it is indexed)" in error
+    # Elsewhere it may be as long as it likes.
+    free = made(sa.Column("value", sa.Text()), sa.Column("name", sa.Text), sa.Index("i", "name"))
+    free.on("Made", things="key")(lambda rows, event: rows.things.put(event.data["key"], value="x" * 9_000))
+    assert parked_for(free, event(key="k")) == []
+
+
+def test_a_key_that_no_index_holds_is_refused() -> None:
+    projection = made()
+
+    @projection.on("Made", things="key")
+    def handler(rows: Rows, event: Event) -> None:
+        rows.things.put(event.data["key"])
+
+    assert parked_for(projection, event(key="x" * 2_600), event(2, key="é" * 1_300)) == []
+    for key in ("x" * 2_601, "é" * 1_301):
+        (error,) = parked_for(projection, event(key=key))
+        assert "name a field that is a str of at most 2,600 bytes (it is indexed)" in error
+
+
 @pytest.mark.parametrize(("kind", "right", "wrong"), _TYPES)
 def test_what_the_column_cannot_hold_is_refused_in_the_handler(kind: Any, right: Any, wrong: Any) -> None:
     projection = made(sa.Column("value", kind))
