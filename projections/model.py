@@ -320,7 +320,7 @@ class TableRows:
 
     def get(self, *key: Any) -> Row | None:
         """The row, or None when there is none. It cannot be changed: use `update`."""
-        row = self._row(key)
+        row = self._held[key] if (self._name, key) in self._now.keys else self._row(key)
         return None if row is None else MappingProxyType(row)
 
     def _row(self, key: Key) -> Row | None:
@@ -342,7 +342,8 @@ class TableRows:
         # `_row` and `_event`, written out: this runs for every event there is.
         before = self._held[key] if (self._name, key) in now.keys else self._row(key)
         event = now.event or self._event()
-        row = shape.put(tuple(values))(key, values, event.slot, event.signature)
+        names = tuple(values)
+        row = (shape.puts.get(names) or shape.put(names))(key, values, event.slot, event.signature)
         if row is None:
             self._check(key, values)
             if not shape.required <= values.keys():
@@ -355,6 +356,7 @@ class TableRows:
             row["created_signature"] = row["updated_signature"] = event.signature
         now.journal.append((self, key, before))
         self._held[key] = row
+        self._changed.add(key)
 
     def update(self, *key: Any, **values: Any) -> None:
         """Change columns of a row that exists. ProjectionError when it does not."""
@@ -363,12 +365,14 @@ class TableRows:
         event = now.event or self._event()
         if before is None:
             raise ProjectionError(f"{self._name}: no row {key!r} to update; the event that makes it is missing")
-        row = self._shape.update(tuple(values))(before, values, event.slot, event.signature)
+        names = tuple(values)
+        row = (self._shape.updates.get(names) or self._shape.update(names))(before, values, event.slot, event.signature)
         if row is None:
             self._check(key, values)
             row = {**before, **values, "updated_slot": event.slot, "updated_signature": event.signature}
         now.journal.append((self, key, before))
         self._held[key] = row
+        self._changed.add(key)
 
     def delete(self, *key: Any) -> None:
         """Remove the row; nothing happens when there is none."""
@@ -377,6 +381,7 @@ class TableRows:
         if before is not None:
             self._now.journal.append((self, key, before))
             self._held[key] = None
+            self._changed.add(key)
 
     def _check(self, key: Key, values: dict[str, Any]) -> None:
         """Refuse what the column cannot hold, and clean what a handler made of text."""
@@ -455,5 +460,3 @@ class Rows:
             raise
         finally:
             now.event = None
-        for rows, key, _before in journal:
-            rows._changed.add(key)

@@ -26,7 +26,7 @@ _NONE = type(None)
 class Shape:
     """What is known of a table's rows: what each column accepts, the defaults, the key, and the compiled functions."""
 
-    __slots__ = ("_puts", "_updates", "columns", "empty", "key", "keys", "name", "required")
+    __slots__ = ("columns", "empty", "key", "keys", "name", "puts", "required", "updates")
 
     def __init__(self, table: sa.Table, scope: str | None = None) -> None:
         self.name = table.name
@@ -37,23 +37,23 @@ class Shape:
         self.required = {
             c.name for c in table.c if not c.nullable and c.name not in self.key and self.empty[c.name] is None
         }
-        self._puts: dict[tuple[str, ...], Put] = {}
-        self._updates: dict[tuple[str, ...], Update] = {}
+        self.puts: dict[tuple[str, ...], Put] = {}
+        self.updates: dict[tuple[str, ...], Update] = {}
 
     def put(self, names: tuple[str, ...]) -> Put:
         """For values of these columns, in this order."""
-        found = self._puts.get(names)
+        found = self.puts.get(names)
         if found is None:
             found = self._compiled_put(names) if self._plain(names) and self.required <= set(names) else _never
-            _keep(self._puts, names, found)
+            _keep(self.puts, names, found)
         return found
 
     def update(self, names: tuple[str, ...]) -> Update:
         """For values of these columns, in this order."""
-        found = self._updates.get(names)
+        found = self.updates.get(names)
         if found is None:
             found = self._compiled_update(names) if self._plain(names) else _never
-            _keep(self._updates, names, found)
+            _keep(self.updates, names, found)
         return found
 
     def _plain(self, names: tuple[str, ...]) -> bool:
