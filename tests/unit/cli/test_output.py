@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
+from decimal import Decimal
 
 import pytest
 
 from indexer.cli import output
+from indexer.cli._projections import document
 from indexer.log import log
 
 
@@ -97,3 +100,9 @@ def test_what_libraries_say_has_the_form_of_all_lines(capsys: pytest.CaptureFixt
     assert (one["level"], one["action"], one["said"]) == ("warning", "library", "error ignored terminating x")
     assert (two["level"], two["logger"]) == ("error", "asyncio")
     assert "ValueError: why" in two["trace"]
+
+
+def test_a_document_is_json_whatever_is_in_it() -> None:
+    value = {"a": [float("nan"), float("inf"), -math.inf, 1.5], "b": (b"\x00\xff", Decimal(2**70), Decimal("NaN"))}
+    made = json.loads(document(value), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert made == {"a": ["NaN", "Infinity", "-Infinity", 1.5], "b": ["00ff", 2**70, "NaN"]}
