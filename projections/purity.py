@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import uuid
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -14,6 +15,8 @@ _MODULES = frozenset({
 })
 # fmt: on
 _BUILTINS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "globals", "id", "hash", "breakpoint"})
+# Of these modules what has neither clock nor chance: a column of UUIDs takes nothing else.
+_PURE = (uuid.UUID, uuid.uuid3, uuid.uuid5)
 # Methods that ask a clock, whatever class they are taken from.
 _CLOCKS = frozenset({"now", "utcnow", "today"})
 _HELPERS_MAX = 200
@@ -65,7 +68,7 @@ def _of_name(name: str, function: FunctionType, waiting: list[FunctionType]) -> 
     if value is None:
         return f"uses {name}" if name in _BUILTINS else None
     if _home(value) in _MODULES:
-        return f"uses {name}"
+        return None if any(value is pure for pure in _PURE) else f"uses {name}"
     # Helpers of the projection's own package are read too; what a library does is its own affair.
     package = function.__module__.split(".")[0] if function.__module__ else ""
     if isinstance(value, FunctionType) and (value.__module__ or "").split(".")[0] == package:

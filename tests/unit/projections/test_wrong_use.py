@@ -9,6 +9,7 @@ import re
 import time
 from random import random as chance
 from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import pytest
 import sqlalchemy as sa
@@ -119,6 +120,19 @@ def _yields(rows: Rows, event: Event) -> Any:
 def test_an_impure_handler_is_refused_when_it_is_loaded(handler: Any, message: str) -> None:
     with pytest.raises(ProjectionError, match=re.escape(message)):
         made().on("Made", things="key")(handler)
+
+
+def test_a_uuid_can_be_made_of_an_event_but_not_of_chance() -> None:
+    projection = made(sa.Column("id", sa.Uuid))
+
+    @projection.on("Made", things="key")
+    def named(rows: Rows, event: Event) -> None:
+        rows.things.put(event.data["key"], id=UUID(event.data["id"]) if event.data["id"] else uuid5(NAMESPACE_URL, "x"))
+
+    text = "00000000-0000-0000-0000-000000000001"
+    assert Given(projection).event("Made", key="k", id=text).rows("things") == [{"key": "k", "id": UUID(text)}]
+    with pytest.raises(ProjectionError, match="uses uuid4"):
+        made().on("Made", things="key")(lambda rows, event: rows.things.put(uuid4()))
 
 
 def test_what_looks_like_a_clock_and_is_a_field_is_allowed() -> None:
