@@ -18,10 +18,12 @@ from psycopg.pq import TransactionStatus
 from programs import base58
 from projections.fold import Parked
 from projections.store import literal, query, quoted
+from schema import db
 
 Conn = psycopg.Connection[Any]
 EVENTS = "events"
 _PARKED_AT_ONCE = 2_000
+_DROP_LOCK_MS = 500
 
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS projections;
@@ -134,7 +136,16 @@ def ensure_scope_indexes(conn: Conn, schema: str, scopes: Sequence[ScopeField]) 
         # It was over all programs' events once.
         before = f"decoded_by_{scope.field}"[:60]
         if before != name and conn.execute(known, (schema, before)).fetchone() is not None:
-            conn.execute(query(f"DROP INDEX {quoted(schema)}.{quoted(before)}"))
+            _drop_index(conn, schema, before)
+
+
+def _drop_index(conn: Conn, schema: str, name: str) -> None:
+    """Drop an index that is not needed, in the caller's transaction. Where somebody reads for long it stays until the next start: it costs something
+    and is not wrong."""
+    with suppress(psycopg.errors.LockNotAvailable), conn.transaction():
+        conn.execute(f"SET LOCAL lock_timeout = {_DROP_LOCK_MS}")
+        conn.execute(query(f"DROP INDEX {quoted(schema)}.{quoted(name)}"))
+        conn.execute(f"SET LOCAL lock_timeout = {db.LOCK_TIMEOUT_MS}")
 
 
 def new_generation(conn: Conn, name: str, version: str, state: str) -> int:

@@ -171,6 +171,11 @@ def test_the_index_of_a_scope_is_over_its_program_alone(db: str) -> None:
             f"DROP INDEX {schema}.{name}; CREATE INDEX decoded_by_community ON {schema}.decoded"
             " ((data ->> 'community'), slot, transaction_index, event_index)"
         )
+        with database.connect(db) as reader, reader.transaction():
+            reader.execute("SELECT count(*) FROM events.decoded")
+            # A reader of hours holds up no start.
+            bootstrap.ensure(db, (spec,))
+            assert len(conn.execute(known).fetchall()) == 2
         bootstrap.ensure(db, (spec,))
         assert conn.execute(known).fetchall() == [(name, definition)]
         long = "".join(chr(0x4E00 + n * n % 5000) for n in range(2_000))
