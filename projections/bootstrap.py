@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -80,8 +81,9 @@ def scopes(specs: Sequence[ProgramSpec]) -> list[ScopeField]:
     return [*found.values()]
 
 
-def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
-    """Make what is missing: tables, views, checkpoints. What changed its version is left as it is until `stale` is rebuilt."""
+def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> bool:
+    """Make what is missing: tables, views, checkpoints. What changed its version is left as it is until `stale` is rebuilt. False when a reader is in
+    a view whose text has changed: everything else is there, and `show` may be called later."""
     with db.connect(dsn, application="indexer-projections") as conn, conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (_BOOTSTRAP_LOCK,))
         catalogue.ensure_tables(conn)
@@ -108,18 +110,47 @@ def ensure(dsn: str, specs: Sequence[ProgramSpec]) -> None:
             "DELETE FROM ledger.checkpoints WHERE name LIKE 'projection:%%' AND NOT substr(name, 12) = ANY(%s)",
             ([*wanted],),
         )
-        current = catalogue.states(conn)
-        try:
-            replace_views(conn, specs, current)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        except psycopg.errors.UndefinedColumn:
-            # The views are of a newer version than the tables; the rebuild makes both fit.
-            raise UserError("a projection's views do not fit its tables; raise its version") from None
-        except psycopg.errors.InsufficientPrivilege:
-            raise
-        except psycopg.ProgrammingError as error:
-            raise refused(", ".join(sorted(wanted - {EVENTS})), error) from None
+        if _shown(conn, specs):
+            return True
+    return any(_shown_alone(dsn, specs, pause) for pause in _SHOW_PAUSES_S)
+
+
+# So long between attempts: readers wait for each of them, and a start not for all of theirs.
+_SHOW_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+
+
+def show(dsn: str, specs: Sequence[ProgramSpec]) -> bool:
+    """Bring the views up to date; False when a reader is in one that has to change. What is true of them stays true: they lack what is new."""
+    return _shown_alone(dsn, specs, 0.0)
+
+
+def _shown_alone(dsn: str, specs: Sequence[ProgramSpec], pause_s: float) -> bool:
+    time.sleep(pause_s)
+    with db.connect(dsn, application="indexer-projections") as conn, conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (_BOOTSTRAP_LOCK,))
+        return _shown(conn, specs)
+
+
+def _shown(conn: Conn, specs: Sequence[ProgramSpec]) -> bool:
+    try:
+        with conn.transaction():
+            # Whoever waits for a view keeps all later readers of it waiting too.
+            conn.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_MS}")
+            replace_views(conn, specs, catalogue.states(conn))
+            conn.execute(f"SET LOCAL lock_timeout = {db.LOCK_TIMEOUT_MS}")
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        return False
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except psycopg.errors.UndefinedColumn:
+        # The views are of a newer version than the tables; the rebuild makes both fit.
+        raise UserError("a projection's views do not fit its tables; raise its version") from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as error:
+        names = sorted(installed_name(spec, projection) for spec in specs for projection in spec.projections)
+        raise refused(", ".join(names), error) from None
+    return True
 
 
 def _install(conn: Conn, name: str, version: str, generation: int) -> None:

@@ -486,6 +486,11 @@ _ON = {
 }
 
 
+def readers_wait(conn: Conn) -> Waiting:
+    """That the views wait for those who read them now."""
+    return Waiting("views", _READERS, _holders(conn, _READERS))
+
+
 def _holders(conn: Conn, on: str) -> tuple[str, ...]:
     """The sessions that stand in the way, the longest first: what an operator needs to find and end them."""
     found = conn.execute(query(f"{_HOLDING}{_ON[on]} ORDER BY held DESC NULLS LAST LIMIT {_HOLDERS_MAX}"))

@@ -33,7 +33,7 @@ from projections.apply import (
     due,
     fold_early,
 )
-from projections.bootstrap import clean_litter, events_version, stale, version
+from projections.bootstrap import clean_litter, events_version, show, stale, version
 from projections.catalogue import EVENTS, Conn, State
 from projections.decoding import Decoder, ProgramSpec
 from projections.guesses import Guesses, Misguessed
@@ -52,6 +52,8 @@ RETRY_S = 5.0
 # Standings are never older than this and the time of one look.
 OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
+# How often it is said for whom the views wait.
+WAITS_TOLD_S = 5.0
 # Smaller batches are not written beside the next one's fold: handing them over costs more than waiting for the server.
 EARLY_ROWS_MIN = 200
 # Batches of so few rows are written as statements that go with the commit, larger ones by COPY.
@@ -568,6 +570,7 @@ class Worker:
                 names = stale(conn, self._specs)
             if not names:
                 self._rebuilding = {}
+                self._show(over)
                 return
             for name in names:
                 if over():
@@ -575,6 +578,20 @@ class Worker:
                 self._rebuild_one(name)
             time.sleep(pause)
             pause = min(pause * 2, RETRY_S)
+
+    def _show(self, over: Callable[[], bool]) -> None:
+        """The views that the start could not bring up to date, because of readers who were there before it. A rebuild's swap shows them all too."""
+        from projections.rebuild import readers_wait
+
+        told = time.monotonic()
+        # What is wrong with the views themselves was said at the start, or will be at the next.
+        with contextlib.suppress(UserError):
+            while not over() and not show(self._dsn, self._specs):
+                if self._waits is not None and time.monotonic() - told >= WAITS_TOLD_S:
+                    told = time.monotonic()
+                    with self._connect() as conn:
+                        self._waits(readers_wait(conn))
+                time.sleep(self._poll_s)
 
     def _rebuild_one(self, name: str) -> None:
         from projections.rebuild import rebuild

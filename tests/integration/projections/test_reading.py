@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -101,6 +102,40 @@ def test_the_reader_role_reads_views_and_nothing_else(chain: Any) -> None:
     with db.connect(chain.dsn) as conn:
         conn.execute("SET ROLE indexer_reader")
         assert conn.execute("SELECT count(*) FROM voting.votes").fetchone() == (50,)
+
+
+def test_a_reader_of_hours_holds_up_no_start_and_no_other_reader(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new release or a new IDL changes the text of views. They follow when their readers have gone; the daemon begins at once."""
+    monkeypatch.setattr("projections.worker.WAITS_TOLD_S", 0.0)
+    told: list[str] = []
+    stop = threading.Event()
+    worker = Worker(chain.dsn, chain.specs, poll_s=0.05, waits=lambda waiting: told.append(str(waiting)))
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    held = "SELECT definition FROM projections.views WHERE schema = 'voting' AND name = 'votes'"
+    with db.connect(chain.dsn) as conn, db.connect(chain.dsn) as other:
+        (before,) = conn.execute(held).fetchone() or ()
+        conn.execute("UPDATE projections.views SET definition = 'before' WHERE schema = 'voting' AND name = 'votes'")
+        try:
+            with db.connect(chain.dsn, application="slow-report") as reader, reader.transaction():
+                reader.execute("SELECT count(*) FROM voting.votes")
+                assert bootstrap.ensure(chain.dsn, chain.specs) is False
+                thread.start()
+                other.execute("SET statement_timeout = '5s'")
+                chain.seal(history.transaction(60, 0, history.vote("a", 0, "late", 0, [51, 0])))
+                until = time.monotonic() + 60
+                while not told or other.execute("SELECT count(*) FROM voting.votes").fetchone() != (51,):
+                    assert time.monotonic() < until, (told, worker.status())
+                    time.sleep(0.02)
+                assert conn.execute(held).fetchone() == ("before",)
+            while conn.execute(held).fetchone() != (before,):
+                assert time.monotonic() < until + 60
+                time.sleep(0.02)
+        finally:
+            stop.set()
+            thread.join()
+    assert "the swap of views waits for readers of its views: pid" in told[0]
+    assert "slow-report" in told[0]
+    assert bootstrap.ensure(chain.dsn, chain.specs) is True
 
 
 def test_a_row_is_explained_by_its_events(chain: Any) -> None:
