@@ -293,6 +293,8 @@ def _document(source: bytes | str | Mapping[str, Any]) -> tuple[dict[str, Any], 
     return document, said
 
 
+# Names are kept in indexes, which take a few kilobytes.
+NAME_BYTES_MAX = 1_000
 _PARTS = ("instructions", "accounts", "events", "types")
 _WRAPPINGS_MAX = 4
 
@@ -816,7 +818,14 @@ class _Reader:
         """The name as a database can hold it."""
         if "\x00" in name:
             self._problem(f"{path}.name", "the name holds U+0000; U+FFFD stands for it", "warning")
-        return name.replace("\x00", "\ufffd")
+        name = name.replace("\x00", "\ufffd")
+        whole = name.encode("utf-8", "surrogatepass")
+        if len(whole) <= NAME_BYTES_MAX:
+            return name
+        self._problem(
+            f"{path}.name", f"the name has {len(whole):,} bytes; its first {NAME_BYTES_MAX:,} stand for it", "warning"
+        )
+        return whole[:NAME_BYTES_MAX].decode(errors="ignore")
 
     def _check_discriminators(self, found: Sequence[Layout | Instruction], what: str) -> None:
         first: dict[bytes, str] = {}

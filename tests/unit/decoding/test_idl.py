@@ -89,6 +89,19 @@ def test_doubled_names_are_reported_and_the_rest_serves() -> None:
     assert compile_idl(idl).decode_event(b"\1\2\3\0").data == {"a": 2, "a_2": 3}
 
 
+def test_a_name_that_no_index_holds_is_cut_and_its_events_decode() -> None:
+    """It would be written into an index with every event, and stop all of them."""
+    long = "ä" * 1_700 + "E"
+    own = {"name": long, "type": {"kind": "struct", "fields": [{"name": "x", "type": "u8"}]}}
+    idl = load_idl(
+        new([own], events=[{"name": long, "discriminator": [1]}], accounts=[{"name": long, "discriminator": [2]}])
+    )
+    assert sorted(said(idl)) == [("$.accounts[0].name", "warning"), ("$.events[0].name", "warning")]
+    codec = compile_idl(idl)
+    for decoded in (codec.decode_event(b"\1\7"), codec.decode_account(b"\2\7")):
+        assert (decoded.name, decoded.data) == (long[:500], {"x": 7})
+
+
 def test_an_undefined_type_takes_only_its_own_place_with_it() -> None:
     types = [
         {
