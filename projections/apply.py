@@ -275,7 +275,8 @@ def advance(
 
 def _folded(conn: Conn, target: Target, events: Sequence[Event | Poison]) -> list[Parked]:
     if target.stopped is None or target.skip is None:
-        target.stopped = catalogue.parked_scopes(conn, target.state.name, target.letters)
+        # What has no scope holds nothing back.
+        target.stopped = catalogue.parked_scopes(conn, target.state.name, target.letters) - {""}
         target.skip = catalogue.discarded(conn, target.state.name, target.letters)
     return fold(target.projection, target.store, events, target.stopped, target.skip)
 

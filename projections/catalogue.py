@@ -333,9 +333,9 @@ def park(conn: Conn, name: str, program_id: int, parked: Sequence[Parked], lette
 
 
 def parked_scopes(conn: Conn, name: str, letters: str = LETTERS) -> set[str]:
-    """The scopes that stand still."""
+    """The scopes in which events are parked; '' among them where one has none, or none that is known."""
     found = conn.execute(
-        query(f"SELECT DISTINCT scope FROM {letters} WHERE projection = %s AND resolved_at IS NULL AND scope <> ''"),
+        query(f"SELECT DISTINCT coalesce(scope, '') FROM {letters} WHERE projection = %s AND resolved_at IS NULL"),
         (name,),
     )
     return {row[0] for row in found}

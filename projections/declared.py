@@ -1,31 +1,25 @@
 """What a projection's tables, views and redactions must be like, so that nothing of them fails later than when it is made.
 
 Whatever PostgreSQL would say at the first batch, or at the end of a rebuild of hours, is said here, where it can be told from the declaration.
+What only the server can tell is tried out by `views.make_tables`; what a value must be like stands in `columns.py`, what a handler may do in
+`purity.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from projections.columns import accepts, unfit
 
+if TYPE_CHECKING:
+    from projections.model import Redaction
+
 # Of PostgreSQL: what is longer is cut off without a word.
-_NAME_BYTES_MAX = 63
+NAME_BYTES_MAX = 63
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-
-
-class _Redaction(Protocol):
-    @property
-    def table(self) -> str: ...
-    @property
-    def event_field(self) -> str: ...
-    @property
-    def flag(self) -> str: ...
-    @property
-    def fields(self) -> tuple[str, ...]: ...
 
 
 def wrong_tables(tables: Sequence[sa.Table], scope: str | None, filled: Sequence[str]) -> str | None:
@@ -60,8 +54,8 @@ def _relations(table: sa.Table) -> Iterator[tuple[str, str]]:
 def _wrong_name(name: str) -> str | None:
     if not name or "%" in name or "\x00" in name:
         return "a name has letters, and no % or U+0000"
-    if len(name.encode()) > _NAME_BYTES_MAX:
-        return f"a name has at most {_NAME_BYTES_MAX} bytes; shorten it"
+    if len(name.encode()) > NAME_BYTES_MAX:
+        return f"a name has at most {NAME_BYTES_MAX} bytes; shorten it"
     return None
 
 
@@ -147,7 +141,7 @@ def wrong_accounts(accounts: Mapping[str, object], tables: Sequence[sa.Table]) -
     return None
 
 
-def wrong_redaction(redaction: _Redaction, tables: Sequence[sa.Table]) -> str | None:
+def wrong_redaction(redaction: Redaction, tables: Sequence[sa.Table]) -> str | None:
     """What is wrong with a redaction: it would hide nothing, or too much."""
     table = next((t for t in tables if t.name == redaction.table), None)
     if table is None:

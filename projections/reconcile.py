@@ -381,15 +381,6 @@ class Comparison:
         self._found.append(Difference(self._name, table, key, name, in_table, on_chain, updated, scope))
 
 
-def _waiting(conn: Conn, name: str) -> set[str]:
-    """The scopes of a projection in which events are parked; '' among them where one may be of any."""
-    found = conn.execute(
-        "SELECT DISTINCT coalesce(scope, '') FROM ledger.dead_letters WHERE projection = %s AND resolved_at IS NULL",
-        (name,),
-    )
-    return {scope for (scope,) in found}
-
-
 def _is_behind(difference: Difference, waiting: set[str]) -> bool:
     return bool(waiting) and (difference.scope is None or "" in waiting or difference.scope in waiting)
 
@@ -402,7 +393,7 @@ def _remedy(
         return None
     if undecodable:
         return "accounts do not decode: the IDL is not the program's; fetch or mend it (indexer idl check), then indexer rebuild"
-    waiting = {name: _waiting(conn, name) for name in {difference.projection for difference in found}}
+    waiting = {name: catalogue.parked_scopes(conn, name) for name in {difference.projection for difference in found}}
     if any(_is_behind(difference, waiting[difference.projection]) for difference in found):
         return "events are parked: indexer dead-letters list, mend the cause, indexer dead-letters retry"
     from projections.rebuild import rebuild

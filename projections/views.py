@@ -17,6 +17,7 @@ from psycopg import sql
 from programs.codec.layout import Enum, FixedBytes, Named, Node, Option, Record, Scalar, Sized
 from programs.errors import UserError
 from projections.catalogue import EVENTS, Conn, State
+from projections.declared import NAME_BYTES_MAX
 from projections.decoding import ProgramSpec
 from projections.model import PROVENANCE, Projection, Redaction
 from projections.store import create_indexes, create_tables, query, quoted
@@ -183,8 +184,6 @@ def _sql_type(node: Node) -> str:
 
 # A view has at most 1,664 columns; an event of more fields is given as one.
 _FIELDS_MAX = 1600
-# What PostgreSQL keeps of a name; the rest it would cut off silently.
-_NAME_BYTES_MAX = 63
 
 
 def free_name(name: str, taken: set[str]) -> str:
@@ -199,7 +198,7 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 def _cut(name: str, ending: str) -> str:
-    return name.encode()[: _NAME_BYTES_MAX - len(ending)].decode(errors="ignore") + ending
+    return name.encode()[: NAME_BYTES_MAX - len(ending)].decode(errors="ignore") + ending
 
 
 def replace_views(conn: Conn, specs: Sequence[ProgramSpec], states: dict[str, State]) -> None:

@@ -52,8 +52,6 @@ RETRY_S = 5.0
 # Standings are never older than this and the time of one look.
 OBSERVE_REST_S_MAX = 2.0
 CLEAN_S = 10.0
-# How often it is said for whom the views wait.
-WAITS_TOLD_S = 5.0
 # Smaller batches are not written beside the next one's fold: handing them over costs more than waiting for the server.
 EARLY_ROWS_MIN = 200
 # Batches of so few rows are written as statements that go with the commit, larger ones by COPY.
@@ -581,7 +579,7 @@ class Worker:
 
     def _show(self, over: Callable[[], bool]) -> None:
         """The views that the start could not bring up to date, because of readers who were there before it. A rebuild's swap shows them all too."""
-        from projections.rebuild import readers_wait
+        from projections.rebuild import WAITS_TOLD_S, readers_wait
 
         told = time.monotonic()
         # What is wrong with the views themselves was said at the start, or will be at the next.

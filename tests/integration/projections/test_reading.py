@@ -106,7 +106,7 @@ def test_the_reader_role_reads_views_and_nothing_else(chain: Any) -> None:
 
 def test_a_reader_of_hours_holds_up_no_start_and_no_other_reader(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new release or a new IDL changes the text of views. They follow when their readers have gone; the daemon begins at once."""
-    monkeypatch.setattr("projections.worker.WAITS_TOLD_S", 0.0)
+    monkeypatch.setattr("projections.rebuild.WAITS_TOLD_S", 0.0)
     told: list[str] = []
     stop = threading.Event()
     worker = Worker(chain.dsn, chain.specs, poll_s=0.05, waits=lambda waiting: told.append(str(waiting)))
